@@ -1,0 +1,8 @@
+//! Everything with a closed form, in f64, without tensors or files.
+//!
+//! Two halves, one idea: both draw from a posterior. Reverse diffusion draws the less noisy state given the
+//! noisier one; the best KL-regularised policy is the reference reweighted by exp(reward / beta). Both are known
+//! exactly wherever the data are Gaussian or the answers can be enumerated, so what is learned or sampled
+//! elsewhere in the workspace is scored against this crate.
+
+pub mod sampler;
