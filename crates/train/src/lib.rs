@@ -1,1 +1,3 @@
-//! placeholder
+//! What every training run shares.
+
+pub mod random;
