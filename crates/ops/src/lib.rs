@@ -1,0 +1,28 @@
+//! Fused differentiable operations on burn tensors.
+//!
+//! A network written in single tensor operations spends more than half of a training step outside its matrix
+//! products: every addition is a pass over memory, every exponential a scalar call, every intermediate a fresh
+//! allocation that automatic differentiation keeps. Each operation here is one such chain taken as a whole, with its
+//! own backward pass.
+//!
+//! Every operation has its file and every file the same shape: the public function over [`burn::tensor::Tensor`],
+//! the trait over [`burn::backend::Backend`] whose default bodies are composed of burn's own operations (so that any
+//! backend can run it), and the implementations that override them.
+
+mod activation;
+mod adamw;
+mod attention;
+mod ema;
+mod layer_norm;
+mod linear;
+mod residual;
+mod sum_of_squares;
+
+pub use activation::{ActivationOps, gelu, silu};
+pub use adamw::{AdamwOps, AdamwStep, adamw};
+pub use attention::{AttentionOps, self_attention};
+pub use ema::{EmaOps, ema};
+pub use layer_norm::{LayerNormOps, layer_norm_modulated};
+pub use linear::{LinearOps, linear};
+pub use residual::{ResidualOps, gated_residual};
+pub use sum_of_squares::sum_of_squares;
