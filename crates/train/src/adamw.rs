@@ -1,0 +1,124 @@
+//! AdamW (Loshchilov & Hutter 2019) over a whole module, with PyTorch's defaults and order of operations.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::gradients::{NamedGradients, clip_factor};
+use crate::parameters::{to_host, update};
+use crate::tensors::{Scalar, TensorError, TensorReader, write_tensors};
+
+/// The optimiser's settings, apart from the learning rate, which a schedule gives at each step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the running mean of gradients.
+    pub beta1: f64,
+    /// Decay of the running mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Fraction of each weight, times the learning rate, that is taken off at each step.
+    pub weight_decay: f64,
+    /// Longest gradient, as its Euclidean norm over all parameters; longer ones are shortened to it.
+    pub max_grad_norm: Option<f64>,
+}
+
+impl Default for AdamWConfig {
+    /// PyTorch's defaults, without clipping.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 1e-2, max_grad_norm: None }
+    }
+}
+
+/// The optimiser with its state: the two moments of every parameter, by name.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    steps: u64,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// Running means of a parameter's gradient and of its square, flattened.
+#[derive(Debug)]
+struct Moments {
+    first: Tensor<1>,
+    second: Tensor<1>,
+}
+
+impl AdamW {
+    /// A fresh optimiser: all moments zero.
+    pub fn new(config: AdamWConfig) -> Self {
+        Self { config, steps: 0, moments: BTreeMap::new() }
+    }
+
+    /// One step; returns the module and the gradient's norm before clipping.
+    ///
+    /// Parameters without a gradient stay as they are, and their moments with them.
+    pub fn step<M: Module>(&mut self, module: M, mut gradients: NamedGradients, learning_rate: f64) -> (M, f64) {
+        let norm = gradients.norm();
+        self.steps += 1;
+        let step = ops::AdamwStep {
+            learning_rate,
+            beta_1: self.config.beta1,
+            beta_2: self.config.beta2,
+            epsilon: self.config.epsilon,
+            weight_decay: self.config.weight_decay,
+            step: self.steps,
+            gradient_scale: clip_factor(norm, self.config.max_grad_norm),
+        };
+        let module = update(module, |name, parameter| {
+            let Some(gradient) = gradients.0.remove(name) else { return parameter };
+            let Moments { first, second } =
+                self.moments.remove(name).unwrap_or_else(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
+            let (parameter, first, second) = ops::adamw(parameter, gradient, first, second, &step);
+            self.moments.insert(name.to_owned(), Moments { first, second });
+            parameter
+        });
+        (module, norm)
+    }
+
+    /// Writes step count and moments to one file.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn save(&self, file: &Path) -> Result<(), TensorError> {
+        let mut tensors = BTreeMap::new();
+        for (name, Moments { first, second }) in &self.moments {
+            tensors.insert(format!("first_moment.{name}"), to_host(first.clone()));
+            tensors.insert(format!("second_moment.{name}"), to_host(second.clone()));
+        }
+        write_tensors(file, &tensors, &BTreeMap::from([("steps".to_owned(), Scalar::U64(self.steps))]))
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// A damaged file, or one whose moments do not come in pairs of one shape.
+    pub fn load(config: AdamWConfig, file: &Path, device: &Device) -> Result<Self, TensorError> {
+        let mut reader = TensorReader::open(file)?;
+        let steps = reader.take_u64("steps")?;
+        let names: Vec<(String, Vec<usize>)> = reader
+            .shapes()
+            .into_iter()
+            .filter_map(|(name, shape)| name.strip_prefix("first_moment.").map(|name| (name.to_owned(), shape)))
+            .collect();
+        let mut moments = BTreeMap::new();
+        for (name, shape) in names {
+            let mut read = |which: &str| {
+                let data = reader.take(&format!("{which}.{name}"), &shape)?;
+                let length = data.len();
+                Ok::<_, TensorError>(Tensor::from_data(TensorData::new(data, [length]), device))
+            };
+            let (first, second) = (read("first_moment")?, read("second_moment")?);
+            moments.insert(name, Moments { first, second });
+        }
+        reader.finish()?;
+        Ok(Self { config, steps, moments })
+    }
+}

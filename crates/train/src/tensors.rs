@@ -1,0 +1,587 @@
+//! Named tensors on the host, to and from safetensors files, strictly.
+//!
+//! A checkpoint's tensor parts are files of this kind. Loading asks for every tensor by name and shape and ends with
+//! [`TensorReader::finish`], which refuses leftovers; so a file that holds more, less or other than the program expects
+//! is an error that names the file and the tensor, never a silent partial load. Tensors are read one at a time: the
+//! file is never in memory as a whole.
+//!
+//! Format: 8 bytes header length (little endian), a JSON header with type, shape and byte range of each tensor, the
+//! data; `__metadata__` is `{"format": "pt"}`, which the Python libraries ask for. The same content gives the same
+//! bytes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use crate::files::FileError;
+
+/// The longest header that is read, in bytes; the limit of the reference implementation.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Values per piece when converting between numbers and bytes.
+const PIECE: usize = 16 * 1024;
+
+/// A tensor in host memory: values in row-major order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Sizes of the dimensions; empty for a single number.
+    pub shape: Vec<usize>,
+    /// As many values as the product of the shape.
+    pub data: Vec<f32>,
+}
+
+/// A single exact number beside the tensors: an optimiser's step count, a running average's decay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scalar {
+    /// A count.
+    U64(u64),
+    /// A real number in double precision.
+    F64(f64),
+}
+
+/// A tensor file could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum TensorError {
+    /// The system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not a whole safetensors file.
+    #[error("{} is not a valid safetensors file: {reason}; it was cut short or changed after it was written", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor that the program needs is not in the file.
+    #[error("{} has no tensor \"{name}\"; it was written for another configuration or program version", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// The file has tensors that the program has no place for.
+    #[error(
+        "{} has tensors that this configuration has no place for: {}; it was written for another configuration \
+         or program version", path.display(), names.join(", ")
+    )]
+    Unexpected {
+        /// The file.
+        path: PathBuf,
+        /// The tensors.
+        names: Vec<String>,
+    },
+    /// A tensor has another shape than the program needs.
+    #[error(
+        "tensor \"{name}\" in {} has shape {found:?}, but {expected:?} is needed; the file was written for another \
+         configuration", path.display()
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape asked for.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another number type than the program needs.
+    #[error("tensor \"{name}\" in {} has type {found}, but {expected} is needed; convert the file first", path.display())]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The type in the file.
+        found: String,
+        /// The type asked for.
+        expected: &'static str,
+    },
+    /// A tensor given for writing does not hold as many values as its shape says.
+    #[error("tensor \"{name}\" has {values} values, but its shape {shape:?} asks for another number")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// The values it holds.
+        values: usize,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A tensor and a scalar given for writing share a name, or a name is the format's own.
+    #[error(
+        "the name \"{name}\" is used twice or is reserved by the safetensors format; give each tensor its own name"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Writes tensors and scalars to `path`, in place (checkpoints call this inside a directory that is renamed as a
+/// whole). Scalars are stored as tensors without dimensions, of type U64 or F64.
+///
+/// # Errors
+/// [`TensorError::Length`] or [`TensorError::Name`] for inconsistent content, before anything is written;
+/// [`TensorError::File`] when the system refuses.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, HostTensor>,
+    scalars: &BTreeMap<String, Scalar>,
+) -> Result<(), TensorError> {
+    let mut entries = Vec::with_capacity(tensors.len() + scalars.len());
+    let mut end = 0usize;
+    let mut place = |name: &String, dtype: Dtype, shape: &[usize], bytes: usize| {
+        entries.push((
+            name.clone(),
+            TensorInfo {
+                dtype,
+                shape: shape.to_vec(),
+                data_offsets: (end, end + bytes),
+            },
+        ));
+        end += bytes;
+    };
+    // Scalars first: all 8-byte values then stay aligned whatever tensors follow.
+    for (name, scalar) in scalars {
+        if name == "__metadata__" || tensors.contains_key(name) {
+            return Err(TensorError::Name { name: name.clone() });
+        }
+        let dtype = match scalar {
+            Scalar::U64(_) => Dtype::U64,
+            Scalar::F64(_) => Dtype::F64,
+        };
+        place(name, dtype, &[], 8);
+    }
+    for (name, tensor) in tensors {
+        if name == "__metadata__" {
+            return Err(TensorError::Name { name: name.clone() });
+        }
+        let asked = tensor
+            .shape
+            .iter()
+            .try_fold(1usize, |product, size| product.checked_mul(*size));
+        if asked != Some(tensor.data.len()) {
+            let (values, shape) = (tensor.data.len(), tensor.shape.clone());
+            return Err(TensorError::Length {
+                name: name.clone(),
+                values,
+                shape,
+            });
+        }
+        place(name, Dtype::F32, &tensor.shape, tensor.data.len() * 4);
+    }
+    let invalid = |reason: String| TensorError::Invalid {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), entries).map_err(|error| invalid(error.to_string()))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|error| invalid(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let mut file = BufWriter::new(File::create(path).map_err(FileError::because("create", path))?);
+    let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(FileError::because("write", path));
+    write(&(header.len() as u64).to_le_bytes())?;
+    write(&header)?;
+    for scalar in scalars.values() {
+        write(&match scalar {
+            Scalar::U64(value) => value.to_le_bytes(),
+            Scalar::F64(value) => value.to_le_bytes(),
+        })?;
+    }
+    let mut bytes = Vec::with_capacity(PIECE * 4);
+    for piece in tensors.values().flat_map(|tensor| tensor.data.chunks(PIECE)) {
+        bytes.clear();
+        bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
+        write(&bytes)?;
+    }
+    file.into_inner()
+        .map_err(|error| FileError::because("write", path)(error.into_error()))?;
+    Ok(())
+}
+
+/// A safetensors file opened for strict reading.
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// # use posterior_train::tensors::*;
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("weights.safetensors");
+/// let weight = HostTensor { shape: vec![2, 1], data: vec![0.5, -1.0] };
+/// let steps = BTreeMap::from([("steps".to_owned(), Scalar::U64(7))]);
+/// write_tensors(&path, &BTreeMap::from([("weight".to_owned(), weight)]), &steps)?;
+///
+/// let mut reader = TensorReader::open(&path)?;
+/// assert_eq!(reader.take("weight", &[2, 1])?, [0.5, -1.0]);
+/// assert_eq!(reader.take_u64("steps")?, 7);
+/// reader.finish()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TensorReader {
+    path: PathBuf,
+    file: File,
+    data_start: u64,
+    metadata: Metadata,
+    untaken: BTreeSet<String>,
+}
+
+impl TensorReader {
+    /// Opens a file and checks that its header is consistent and its size is exactly what the header promises.
+    ///
+    /// # Errors
+    /// [`TensorError::File`] when it cannot be read, [`TensorError::Invalid`] when it is not a whole safetensors file.
+    pub fn open(path: &Path) -> Result<Self, TensorError> {
+        let invalid = |reason: String| TensorError::Invalid {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let mut file = File::open(path).map_err(FileError::because("open", path))?;
+        let size = file.metadata().map_err(FileError::because("read", path))?.len();
+        if size < 8 {
+            return Err(invalid(format!(
+                "it has {size} bytes, fewer than the 8 of the header's length"
+            )));
+        }
+        let mut length = [0u8; 8];
+        file.read_exact(&mut length).map_err(FileError::because("read", path))?;
+        let length = u64::from_le_bytes(length);
+        if length > LONGEST_HEADER || length > size - 8 {
+            return Err(invalid(format!(
+                "it states a header of {length} bytes, but has {size} bytes in all"
+            )));
+        }
+        let mut header = vec![0u8; length as usize];
+        file.read_exact(&mut header).map_err(FileError::because("read", path))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|error| invalid(format!("header: {error}")))?;
+        let (stated, present) = (metadata.data_len() as u64, size - 8 - length);
+        if stated != present {
+            return Err(invalid(format!(
+                "the header describes {stated} bytes of tensors, but {present} follow"
+            )));
+        }
+        let untaken = metadata.offset_keys().into_iter().collect();
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            data_start: 8 + length,
+            metadata,
+            untaken,
+        })
+    }
+
+    /// Names and shapes of all tensors (scalars have an empty shape), by name.
+    #[must_use]
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.shape.clone()))
+            .collect()
+    }
+
+    /// Reads the values of an f32 tensor that must have this shape.
+    ///
+    /// # Errors
+    /// [`TensorError`] naming the file and the tensor.
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+        let (values, from) = self.locate(name, Dtype::F32, "F32", Some(shape))?;
+        self.read_values(values, from)
+    }
+
+    /// Reads an f32 tensor of any shape.
+    ///
+    /// # Errors
+    /// [`TensorError`] naming the file and the tensor.
+    pub fn take_any(&mut self, name: &str) -> Result<HostTensor, TensorError> {
+        let (values, from) = self.locate(name, Dtype::F32, "F32", None)?;
+        let shape = self
+            .metadata
+            .info(name)
+            .map(|info| info.shape.clone())
+            .unwrap_or_default();
+        Ok(HostTensor {
+            shape,
+            data: self.read_values(values, from)?,
+        })
+    }
+
+    /// Reads an exact count.
+    ///
+    /// # Errors
+    /// [`TensorError`] naming the file and the scalar.
+    pub fn take_u64(&mut self, name: &str) -> Result<u64, TensorError> {
+        let (_, from) = self.locate(name, Dtype::U64, "U64", Some(&[]))?;
+        Ok(u64::from_le_bytes(self.read_eight(from)?))
+    }
+
+    /// Reads an exact number in double precision.
+    ///
+    /// # Errors
+    /// [`TensorError`] naming the file and the scalar.
+    pub fn take_f64(&mut self, name: &str) -> Result<f64, TensorError> {
+        let (_, from) = self.locate(name, Dtype::F64, "F64", Some(&[]))?;
+        Ok(f64::from_le_bytes(self.read_eight(from)?))
+    }
+
+    /// Ends strict reading.
+    ///
+    /// # Errors
+    /// [`TensorError::Unexpected`] when the file holds tensors that were never taken.
+    pub fn finish(self) -> Result<(), TensorError> {
+        if self.untaken.is_empty() {
+            return Ok(());
+        }
+        Err(TensorError::Unexpected {
+            path: self.path,
+            names: self.untaken.into_iter().collect(),
+        })
+    }
+
+    /// Checks an entry, marks it taken, and gives its number of values and where they start.
+    fn locate(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        expected_type: &'static str,
+        expected_shape: Option<&[usize]>,
+    ) -> Result<(usize, u64), TensorError> {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        let Some(info) = self.metadata.info(&name) else {
+            return Err(TensorError::Missing { path, name });
+        };
+        if info.dtype != dtype {
+            return Err(TensorError::Type {
+                path,
+                name,
+                found: format!("{:?}", info.dtype),
+                expected: expected_type,
+            });
+        }
+        if let Some(expected) = expected_shape.filter(|expected| *expected != info.shape) {
+            return Err(TensorError::Shape {
+                path,
+                name,
+                found: info.shape.clone(),
+                expected: expected.to_vec(),
+            });
+        }
+        self.untaken.remove(&name);
+        let (start, end) = info.data_offsets;
+        Ok(((end - start) * 8 / dtype.bitsize(), self.data_start + start as u64))
+    }
+
+    fn read_values(&mut self, values: usize, from: u64) -> Result<Vec<f32>, TensorError> {
+        self.file
+            .seek(SeekFrom::Start(from))
+            .map_err(FileError::because("read", &self.path))?;
+        // The opening check bounds `values` by the file's size, so a lying header cannot ask for endless memory.
+        let mut data = Vec::with_capacity(values);
+        let mut bytes = vec![0u8; values.min(PIECE) * 4];
+        while data.len() < values {
+            let piece = &mut bytes[..(values - data.len()).min(PIECE) * 4];
+            self.file
+                .read_exact(piece)
+                .map_err(FileError::because("read", &self.path))?;
+            data.extend(
+                piece
+                    .chunks_exact(4)
+                    .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])),
+            );
+        }
+        Ok(data)
+    }
+
+    fn read_eight(&mut self, from: u64) -> Result<[u8; 8], TensorError> {
+        let mut bytes = [0u8; 8];
+        self.file
+            .seek(SeekFrom::Start(from))
+            .map_err(FileError::because("read", &self.path))?;
+        self.file
+            .read_exact(&mut bytes)
+            .map_err(FileError::because("read", &self.path))?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> (BTreeMap<String, HostTensor>, BTreeMap<String, Scalar>) {
+        let weight = HostTensor {
+            shape: vec![2, 3],
+            data: vec![1.0, -0.0, f32::MIN_POSITIVE / 2.0, f32::NAN, 5.5, 6.0],
+        };
+        let large = HostTensor {
+            shape: vec![PIECE + 3],
+            data: (0..PIECE + 3).map(|at| at as f32 * 0.1).collect(),
+        };
+        let empty = HostTensor {
+            shape: vec![0, 4],
+            data: vec![],
+        };
+        let tensors = [("weight", weight), ("large", large), ("empty", empty)];
+        let scalars = [("steps", Scalar::U64(u64::MAX)), ("decay", Scalar::F64(0.1))];
+        let own = |name: &str| name.to_owned();
+        (
+            tensors.into_iter().map(|(name, tensor)| (own(name), tensor)).collect(),
+            scalars.into_iter().map(|(name, scalar)| (own(name), scalar)).collect(),
+        )
+    }
+
+    fn written() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weights.safetensors");
+        let (tensors, scalars) = sample();
+        write_tensors(&path, &tensors, &scalars).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn every_bit_returns() {
+        let (_directory, path) = written();
+        let (tensors, _) = sample();
+        let mut reader = TensorReader::open(&path).unwrap();
+        for (name, tensor) in &tensors {
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&reader.take(name, &tensor.shape).unwrap()), bits(&tensor.data));
+            assert_eq!(reader.take_any(name).unwrap().shape, tensor.shape);
+        }
+        assert_eq!(reader.take_u64("steps").unwrap(), u64::MAX);
+        assert_eq!(reader.take_f64("decay").unwrap().to_bits(), 0.1f64.to_bits());
+        reader.finish().unwrap();
+    }
+
+    #[test]
+    fn the_reference_implementation_reads_the_file() {
+        let (_directory, path) = written();
+        let bytes = std::fs::read(&path).unwrap();
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header % 8, 0);
+        assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let weight = file.tensor("weight").unwrap();
+        assert_eq!((weight.dtype(), weight.shape()), (Dtype::F32, &[2, 3][..]));
+        assert_eq!(weight.data()[..4], 1.0f32.to_le_bytes());
+        assert_eq!(file.len(), 5);
+    }
+
+    #[test]
+    fn the_same_content_gives_the_same_bytes() {
+        let ((_one, first), (_two, second)) = (written(), written());
+        assert_eq!(std::fs::read(first).unwrap(), std::fs::read(second).unwrap());
+    }
+
+    #[test]
+    fn mismatches_name_file_and_tensor() {
+        let (_directory, path) = written();
+        let mut reader = TensorReader::open(&path).unwrap();
+        for (error, words) in [
+            (reader.take("bias", &[3]).unwrap_err(), "no tensor \"bias\""),
+            (
+                reader.take("weight", &[3, 2]).unwrap_err(),
+                "has shape [2, 3], but [3, 2] is needed",
+            ),
+            (
+                reader.take("steps", &[]).unwrap_err(),
+                "has type U64, but F32 is needed",
+            ),
+            (reader.take_f64("steps").unwrap_err(), "has type U64, but F64 is needed"),
+            (
+                reader.take_u64("weight").unwrap_err(),
+                "has type F32, but U64 is needed",
+            ),
+            (
+                reader.finish().unwrap_err(),
+                "no place for: decay, empty, large, steps, weight",
+            ),
+        ] {
+            let message = error.to_string();
+            assert!(
+                message.contains(words) && message.contains("weights.safetensors"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn inconsistent_content_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bad.safetensors");
+        let tensor = |shape: &[usize]| {
+            BTreeMap::from([(
+                "w".to_owned(),
+                HostTensor {
+                    shape: shape.to_vec(),
+                    data: vec![1.0; 2],
+                },
+            )])
+        };
+        let none = BTreeMap::new();
+        let scalar = |name: &str| BTreeMap::from([(name.to_owned(), Scalar::U64(1))]);
+        for (tensors, scalars) in [
+            (tensor(&[3]), none.clone()),
+            (tensor(&[usize::MAX, 2]), none.clone()),
+            (tensor(&[2]), scalar("w")),
+            (tensor(&[2]), scalar("__metadata__")),
+        ] {
+            assert!(write_tensors(&path, &tensors, &scalars).is_err());
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_or_extended_is_refused() {
+        let (_directory, path) = written();
+        let whole = std::fs::read(&path).unwrap();
+        for length in (0..2_000).chain([whole.len() - 1]) {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(
+                matches!(TensorReader::open(&path), Err(TensorError::Invalid { .. })),
+                "{length}"
+            );
+        }
+        std::fs::write(&path, [&whole[..], &[0]].concat()).unwrap();
+        assert!(matches!(TensorReader::open(&path), Err(TensorError::Invalid { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic_nor_yield_tensors(mut bytes in prop::collection::vec(any::<u8>(), 0..200), honest in any::<bool>()) {
+            if honest && bytes.len() > 8 {
+                let header = (bytes.len() as u64 - 8).to_le_bytes();
+                bytes[..8].copy_from_slice(&header);
+            }
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("x.safetensors");
+            std::fs::write(&path, &bytes).unwrap();
+            prop_assert!(TensorReader::open(&path).map_or(true, |reader| reader.shapes().is_empty()));
+        }
+
+        #[test]
+        fn a_lying_header_never_panics(
+            shape in prop::collection::vec(any::<usize>(), 0..3), start in 0usize..20, end in any::<usize>(), data in 0usize..40,
+        ) {
+            let header = serde_json::json!({"w": {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}}).to_string();
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.resize(bytes.len() + data, 0);
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("x.safetensors");
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(mut reader) = TensorReader::open(&path) {
+                let tensor = reader.take_any("w").unwrap();
+                prop_assert_eq!(tensor.data.len() * 4, data);
+                prop_assert_eq!(tensor.shape.iter().product::<usize>(), tensor.data.len());
+            }
+        }
+    }
+}
