@@ -5,4 +5,18 @@
 //! exactly wherever the data are Gaussian or the answers can be enumerated, so what is learned or sampled
 //! elsewhere in the workspace is scored against this crate.
 
+pub mod audit;
+pub mod finite;
+pub mod linear_beta;
+pub mod log_space;
+pub mod prediction;
+pub mod process;
+pub mod ranking;
+pub mod response_count;
 pub mod sampler;
+pub mod schedule;
+pub mod spacing;
+pub mod spectrum;
+
+#[cfg(test)]
+mod test;
