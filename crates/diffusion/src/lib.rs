@@ -1,1 +1,3 @@
-//! placeholder
+//! Images and points, a denoiser, samples.
+
+pub mod data;
