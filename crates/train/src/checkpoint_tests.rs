@@ -222,6 +222,9 @@ fn only_plain_names_are_steps() {
 }
 
 proptest! {
+    // Each case brings several files to the disk.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn an_arbitrary_manifest_is_damage(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(matches!(parse_manifest(&bytes), Err(ManifestError::Damaged(_))));

@@ -1,7 +1,27 @@
-//! What every training run shares.
+//! What every training run shares: it knows nothing of texts, images or networks.
+//!
+//! A training run here makes one promise: killed at any moment and resumed, it gives the same bits as if it had never
+//! been killed. The parts are shaped by it.
+//!
+//! - [`random`]: a random number has an address (seed, purpose, sample, step) and there is no generator state, so
+//!   nothing random needs saving and neither batch size nor thread count changes a draw.
+//! - [`run`]: a run is a directory, locked while it is trained into, that holds its full configuration.
+//! - [`checkpoint`]: directories that are either whole or absent, verified before they are trusted; a damaged one is
+//!   reported, never silently skipped. [`tensors`] are their strict, named tensor files, [`files`] the atomic writes.
+//! - [`metrics`]: `metrics.jsonl`, cut back to the checkpoint on resume; [`tensorboard`] writes the same as events.
+//! - [`schedule`] and [`batches`]: the learning rate and the examples of a step as functions of the step's number.
+//! - [`progress`] and [`interrupt`]: what the person at the terminal sees, and Ctrl-C.
+//! - [`trainer`]: the loop that arranges all this around a [`trainer::Task`].
 
+pub mod batches;
 pub mod checkpoint;
 pub mod files;
+pub mod interrupt;
+pub mod metrics;
+pub mod progress;
 pub mod random;
 pub mod run;
+pub mod schedule;
+pub mod tensorboard;
 pub mod tensors;
+pub mod trainer;
