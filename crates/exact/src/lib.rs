@@ -6,15 +6,18 @@
 //! elsewhere in the workspace is scored against this crate.
 
 pub mod audit;
+pub mod denoiser;
 pub mod finite;
 pub mod linear_beta;
 pub mod log_space;
+pub mod optimize;
 pub mod prediction;
 pub mod process;
 pub mod ranking;
 pub mod response_count;
 pub mod sampler;
 pub mod schedule;
+pub mod scheduler_config;
 pub mod spacing;
 pub mod spectrum;
 

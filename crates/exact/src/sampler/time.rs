@@ -168,3 +168,79 @@ impl Update {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Start, audit};
+    use crate::spectrum::Spectrum;
+    use crate::test::assert_close;
+
+    /// Output variance on one axis by Pierret & Galerne's recursions (2024, eq. 11 to 17), in the process's own
+    /// coordinates, with the score of Gaussian data, -y / variance(t).
+    fn recursion(process: &LinearBeta, integrator: TimeIntegrator, steps: usize, end: f64, data: f64) -> f64 {
+        let marginal = |time: f64| {
+            let log = process.log_alpha_bar(time);
+            log.exp() * data - log.exp_m1()
+        };
+        let mut variance = 1.0;
+        for pair in linspace(1.0, end, steps + 1).windows(2) {
+            let length = pair[0] - pair[1];
+            let slope = |time: f64| 0.5 * process.beta(time) * (1.0 - 1.0 / marginal(time));
+            let rate = process.beta(pair[0]) * length;
+            let integral = process.log_alpha_bar(pair[1]) - process.log_alpha_bar(pair[0]);
+            let pull = 1.0 / marginal(pair[0]);
+            let (gain, noise) = match integrator {
+                TimeIntegrator::EulerMaruyama => (1.0 + rate * (0.5 - pull), rate),
+                TimeIntegrator::Exponential => {
+                    (1.0 + (0.5 * integral).exp_m1() * (1.0 - 2.0 * pull), integral.exp_m1())
+                }
+                TimeIntegrator::Ddpm => ((1.0 - rate * pull) / (1.0 - rate).sqrt(), rate),
+                TimeIntegrator::Euler => (1.0 + length * slope(pair[0]), 0.0),
+                TimeIntegrator::Heun => {
+                    let predicted = 1.0 + length * slope(pair[0]);
+                    (1.0 + 0.5 * length * (slope(pair[0]) + slope(pair[1]) * predicted), 0.0)
+                }
+            };
+            variance = gain * gain * variance + noise;
+        }
+        variance
+    }
+
+    #[test]
+    fn rows_follow_the_published_recursions() {
+        let process = LinearBeta::default();
+        use TimeIntegrator::{Ddpm, Euler, EulerMaruyama, Exponential, Heun};
+        for integrator in [EulerMaruyama, Exponential, Ddpm, Euler, Heun] {
+            for (steps, end, data) in [(49, 1e-3, 0.25), (49, 0.01, 30.0), (500, 1e-5, 1.5)] {
+                let plan = time_integrator(&process, integrator, steps, end).unwrap();
+                let spectrum = Spectrum::new(vec![data]).unwrap();
+                let std = audit(&plan, &spectrum, Start::Prior).unwrap().output_std[0];
+                // Prior N(0, 1 + sigma²) there is N(0, 1) here; both recursions round at every step.
+                assert_close(std * std, recursion(&process, integrator, steps, end, data), 1e-10);
+            }
+        }
+    }
+
+    #[test]
+    fn stochastic_integrators_reach_time_zero() {
+        let plan = time_integrator(&LinearBeta::default(), TimeIntegrator::Exponential, 20, 0.0).unwrap();
+        assert_eq!((plan.steps.len(), plan.steps[19].to, plan.output_scale), (20, 0.0, 1.0));
+    }
+
+    #[test]
+    fn impossible_integrations_are_refused() {
+        let run = |integrator, steps, end| time_integrator(&LinearBeta::default(), integrator, steps, end);
+        assert_eq!(run(TimeIntegrator::Euler, 0, 0.0), Err(SamplerError::NoSteps));
+        assert_eq!(run(TimeIntegrator::Euler, 5, 1.0), Err(SamplerError::BadEndTime(1.0)));
+        assert!(matches!(
+            run(TimeIntegrator::Heun, 50, 0.0),
+            Err(SamplerError::UndefinedAtZero(_))
+        ));
+        // beta(1) · 1/10 = 2: no variance is left.
+        assert!(matches!(
+            run(TimeIntegrator::Ddpm, 10, 0.0),
+            Err(SamplerError::StepTooLong { .. })
+        ));
+    }
+}
