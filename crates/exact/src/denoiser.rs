@@ -6,7 +6,7 @@
 
 /// A data set whose exact denoiser is asked for: `points` rows of `dimension` numbers each.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PointDenoiser {
+pub struct IdealDenoiser {
     values: Vec<f64>,
     dimension: usize,
 }
@@ -48,7 +48,7 @@ pub enum DenoiserError {
     NotALevel(f64),
 }
 
-impl PointDenoiser {
+impl IdealDenoiser {
     /// The denoiser of `values`, points of `dimension` numbers one after the other.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn two_points_are_a_hyperbolic_tangent() {
         // Points ±a: E[x0 | x] = a tanh(a x / sigma²).
-        let denoiser = PointDenoiser::new(vec![-0.7, 0.7], 1).unwrap();
+        let denoiser = IdealDenoiser::new(vec![-0.7, 0.7], 1).unwrap();
         for (x, sigma) in [(0.3_f64, 0.5_f64), (-1.2, 2.0), (0.01, 0.1)] {
             let expected = 0.7 * (0.7 * x / (sigma * sigma)).tanh();
             assert_close(denoiser.denoise(&[x], sigma).unwrap()[0], expected, 1e-12);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn extremes_stay_finite() {
-        let denoiser = PointDenoiser::new(vec![0.0, 0.0, 3.0, 4.0, 1.0, 1.0], 2).unwrap();
+        let denoiser = IdealDenoiser::new(vec![0.0, 0.0, 3.0, 4.0, 1.0, 1.0], 2).unwrap();
         assert_eq!(denoiser.denoise(&[2.9, 4.1], 0.0).unwrap(), [3.0, 4.0]);
         assert_eq!(denoiser.denoise(&[2.9, 4.1], 1e-200).unwrap(), [3.0, 4.0]);
         // Every exponent underflows on its own.
@@ -167,13 +167,13 @@ mod tests {
         assert_close(mean[0], 4.0 / 3.0, 1e-12);
         assert_close(mean[1], 5.0 / 3.0, 1e-12);
         // Halfway between two points at level 0 both count alike.
-        let pair = PointDenoiser::new(vec![-1.0, 1.0], 1).unwrap();
+        let pair = IdealDenoiser::new(vec![-1.0, 1.0], 1).unwrap();
         assert_eq!(pair.denoise(&[0.0], 0.0).unwrap(), [0.0]);
     }
 
     #[test]
     fn a_sampler_run_with_it_lands_on_the_data() {
-        let denoiser = PointDenoiser::new(vec![-1.0, 0.25, 2.0], 1).unwrap();
+        let denoiser = IdealDenoiser::new(vec![-1.0, 0.25, 2.0], 1).unwrap();
         let plan = ddim(
             Process::VarianceExploding,
             &Levels::karras(0.01, 20.0, 7.0, 200).unwrap(),
@@ -196,24 +196,24 @@ mod tests {
 
     #[test]
     fn impossible_requests_are_refused() {
-        assert_eq!(PointDenoiser::new(vec![], 2), Err(DenoiserError::Empty));
-        assert_eq!(PointDenoiser::new(vec![1.0], 0), Err(DenoiserError::Empty));
+        assert_eq!(IdealDenoiser::new(vec![], 2), Err(DenoiserError::Empty));
+        assert_eq!(IdealDenoiser::new(vec![1.0], 0), Err(DenoiserError::Empty));
         assert_eq!(
-            PointDenoiser::new(vec![1.0; 3], 2),
+            IdealDenoiser::new(vec![1.0; 3], 2),
             Err(DenoiserError::Uneven {
                 values: 3,
                 dimension: 2
             })
         );
         assert!(matches!(
-            PointDenoiser::new(vec![1.0, f64::NAN], 1),
+            IdealDenoiser::new(vec![1.0, f64::NAN], 1),
             Err(DenoiserError::NotFinite {
                 point: 1,
                 component: 0,
                 ..
             })
         ));
-        let denoiser = PointDenoiser::new(vec![1.0, 2.0], 2).unwrap();
+        let denoiser = IdealDenoiser::new(vec![1.0, 2.0], 2).unwrap();
         assert_eq!(
             denoiser.denoise(&[1.0], 1.0),
             Err(DenoiserError::WrongSize { given: 1, expected: 2 })
@@ -228,7 +228,7 @@ mod tests {
             state in -1e3..1e3_f64,
             log_sigma in -30.0..30.0_f64,
         ) {
-            let weights = PointDenoiser::new(values, 1).unwrap().weights(&[state], log_sigma.exp()).unwrap();
+            let weights = IdealDenoiser::new(values, 1).unwrap().weights(&[state], log_sigma.exp()).unwrap();
             prop_assert!(weights.iter().all(|weight| (0.0..=1.0).contains(weight)));
             prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         }

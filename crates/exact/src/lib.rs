@@ -14,6 +14,7 @@ pub mod optimize;
 pub mod prediction;
 pub mod process;
 pub mod ranking;
+pub mod recipe;
 pub mod response_count;
 pub mod sampler;
 pub mod schedule;
