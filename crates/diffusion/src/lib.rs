@@ -1,3 +1,4 @@
 //! Images and points, a denoiser, samples.
 
 pub mod data;
+pub mod picture;

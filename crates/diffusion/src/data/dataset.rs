@@ -393,3 +393,7 @@ impl Dataset {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "dataset_tests.rs"]
+mod tests;

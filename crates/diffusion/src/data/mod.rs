@@ -10,9 +10,11 @@
 //! the scaled data, for the exact audit of a sampler on them.
 
 mod content;
+mod csv;
 mod dataset;
 mod digits;
 mod error;
+mod folder;
 mod idx;
 pub mod npy;
 mod open;

@@ -40,6 +40,23 @@ pub enum Elements {
 }
 
 impl Array {
+    /// The number of values.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Elements::U8(values) => values.len(),
+            Elements::F32(values) => values.len(),
+            Elements::F64(values) => values.len(),
+            Elements::I64(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no values, because an axis has the length 0.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The values in double precision; integers beyond 2^53 are rounded.
     #[must_use]
     pub fn into_f64(self) -> Vec<f64> {
@@ -298,3 +315,7 @@ impl HeaderParser<'_> {
         Ok(sizes)
     }
 }
+
+#[cfg(test)]
+#[path = "npy_tests.rs"]
+mod tests;

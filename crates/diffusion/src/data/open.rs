@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::content::Content;
 use super::npy::{Array, Elements};
 use super::points::Points;
-use super::{DataError, Dataset, Labels, PointScaling, Shape, ValueRange, Values, idx, npy};
+use super::{DataError, Dataset, Labels, PointScaling, Shape, ValueRange, Values, csv, folder, idx, npy};
 
 /// Which part of a source that keeps training and test data apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,21 +114,23 @@ fn open_directory(path: &Path, options: &Options) -> Result<Dataset, DataError> 
         options.check(Kind::IdxDirectory, &path.display().to_string())?;
         return open_idx(Content::read(&images)?, options);
     }
-    Err(DataError::Unsupported {
-        path: path.to_owned(),
-        found: format!("a directory without {idx_part}-images-idx3-ubyte"),
-        remedy: "give MNIST's directory layout".to_owned(),
-    })
+    options.check(Kind::Folder, &path.display().to_string())?;
+    folder::read(path, options)
 }
 
 fn open_file(content: Content, options: &Options) -> Result<Dataset, DataError> {
     let origin = content.origin();
+    let name = origin.to_ascii_lowercase();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
     if npy::recognises(&content.bytes) {
         options.check(Kind::Npy, &origin)?;
         open_npy(&content, options)
     } else if idx::recognises(&content.bytes) {
         options.check(Kind::IdxFile, &origin)?;
         open_idx(content, options)
+    } else if name.ends_with(".csv") {
+        options.check(Kind::Csv, &origin)?;
+        csv::read(&content, options)
     } else {
         let (found, remedy) = match content.bytes.as_slice() {
             [b'P', b'K', 3, 4, ..] => ("a zip archive or .npz", "unpack it, and give one of its files"),
@@ -164,7 +166,11 @@ fn open_idx(content: Content, options: &Options) -> Result<Dataset, DataError> {
 
 fn open_npy(content: &Content, options: &Options) -> Result<Dataset, DataError> {
     let origin = content.origin();
-    let Array { shape: axes, values } = npy::parse(content)?;
+    let array = npy::parse(content)?;
+    if array.is_empty() {
+        return Err(DataError::Empty { origin });
+    }
+    let Array { shape: axes, values } = array;
     if axes.len() > 2 && options.image_shape.is_some() {
         return Err(DataError::UnusedOption {
             option: "--image-shape",
@@ -320,3 +326,7 @@ impl Options {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

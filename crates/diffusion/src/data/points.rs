@@ -303,3 +303,7 @@ impl<'a> Keys<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "points_tests.rs"]
+mod tests;
