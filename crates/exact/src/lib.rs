@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod denoiser;
 pub mod finite;
+pub mod fit;
 pub mod linear_beta;
 pub mod log_space;
 pub mod optimize;
