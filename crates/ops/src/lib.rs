@@ -12,11 +12,14 @@
 mod activation;
 mod adamw;
 mod attention;
+mod cpu;
 mod ema;
 mod layer_norm;
 mod linear;
 mod residual;
 mod sum_of_squares;
+#[cfg(test)]
+mod testing;
 
 pub use activation::{ActivationOps, gelu, silu};
 pub use adamw::{AdamwOps, AdamwStep, adamw};

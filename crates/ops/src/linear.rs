@@ -1,9 +1,21 @@
 //! The affine map of rows: `y = x W + b`.
 
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Shape, Tensor};
+
+use crate::cpu::buffer::{self, all_f32, contiguous, for_each_block};
+use crate::cpu::product::{Matrix, MatrixMut, Threads, multiply};
+use crate::cpu::vector::{self, Kernel};
+
+/// Rows whose bias gradients are summed up before they join the rest, on any number of threads.
+const BIAS_ROWS: usize = 64;
 
 /// `y = x W + b`, row by row.
 ///
@@ -36,8 +48,8 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
-        None => <Dispatch as LinearOps>::linear(x, weight),
-        Some(bias) => <Dispatch as LinearOps>::linear_bias(x, weight, bias.into_dispatch()),
+        None => <Dispatch as LinearOps>::linear_without_bias(x, weight),
+        Some(bias) => <Dispatch as LinearOps>::linear_with_bias(x, weight, bias.into_dispatch()),
     })
 }
 
@@ -45,18 +57,379 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 #[backend_extension(Flex, Autodiff)]
 pub trait LinearOps: Backend {
     /// `x W`.
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(x, weight)
+    fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::without_bias::<Self>(x, weight)
     }
 
     /// `x W + b`.
-    fn linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let outputs = bias.shape()[0];
-        let bias = Self::float_reshape(bias, Shape::new([1, outputs]));
-        Self::float_add(Self::float_matmul(x, weight), bias)
+    fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::with_bias::<Self>(x, weight, bias)
+    }
+
+    /// The gradient of `x`, `g W^T`.
+    fn linear_input_gradient(gradient: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::input_gradient::<Self>(gradient, weight)
+    }
+
+    /// The gradient of `W`, `x^T g`.
+    fn linear_weight_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::weight_gradient::<Self>(x, gradient)
+    }
+
+    /// The gradient of `b`, the sum of the rows of `g`.
+    fn linear_bias_gradient(gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::bias_gradient::<Self>(gradient)
     }
 }
 
-impl LinearOps for Flex {}
+/// The default bodies that an override falls back to.
+mod portable {
+    use super::*;
 
-impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {}
+    pub(super) fn without_bias<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_matmul(x, weight)
+    }
+
+    pub(super) fn with_bias<B: Backend>(
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let outputs = bias.shape()[0];
+        let bias = B::float_reshape(bias, Shape::new([1, outputs]));
+        B::float_add(B::float_matmul(x, weight), bias)
+    }
+
+    pub(super) fn input_gradient<B: Backend>(gradient: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_matmul(gradient, B::float_transpose(weight))
+    }
+
+    pub(super) fn weight_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_matmul(B::float_transpose(x), gradient)
+    }
+
+    pub(super) fn bias_gradient<B: Backend>(gradient: FloatTensor<B>) -> FloatTensor<B> {
+        let outputs = gradient.shape()[1];
+        B::float_reshape(B::float_sum_dim(gradient, 0), Shape::new([outputs]))
+    }
+}
+
+impl LinearOps for Flex {
+    fn linear_without_bias(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&x, &weight]) {
+            return portable::without_bias::<Self>(x, weight);
+        }
+        let (x, weight) = (readable(x), readable(weight));
+        product(Matrix::of(&x), Matrix::of(&weight))
+    }
+
+    fn linear_with_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&x, &weight, &bias]) {
+            return portable::with_bias::<Self>(x, weight, bias);
+        }
+        let (x, weight, bias) = (readable(x), readable(weight), contiguous(bias));
+        let (rows, outputs) = (x.shape()[0], weight.shape()[1]);
+        let bias = buffer::values(&bias);
+        let fill = |values: &mut [std::mem::MaybeUninit<f32>]| {
+            for_each_block(
+                values,
+                (buffer::ELEMENT_BLOCK / outputs.max(1)).max(1) * outputs.max(1),
+                |_, block| {
+                    for row in block.chunks_exact_mut(outputs) {
+                        row.write_copy_of_slice(bias);
+                    }
+                },
+            );
+        };
+        // SAFETY: `fill` copies the bias to every row.
+        #[expect(unsafe_code, reason = "skips zeroing")]
+        let mut values = unsafe { buffer::written(rows * outputs, fill) };
+        let destination = MatrixMut::written(&mut values, [rows, outputs], outputs);
+        multiply(destination, true, Matrix::of(&x), Matrix::of(&weight), Threads::All);
+        buffer::tensor(values, Shape::new([rows, outputs]))
+    }
+
+    fn linear_input_gradient(gradient: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&gradient, &weight]) {
+            return portable::input_gradient::<Self>(gradient, weight);
+        }
+        let (gradient, weight) = (readable(gradient), readable(weight));
+        product(Matrix::of(&gradient), Matrix::of(&weight).transposed())
+    }
+
+    fn linear_weight_gradient(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&x, &gradient]) {
+            return portable::weight_gradient::<Self>(x, gradient);
+        }
+        let (x, gradient) = (readable(x), readable(gradient));
+        product(Matrix::of(&x).transposed(), Matrix::of(&gradient))
+    }
+
+    fn linear_bias_gradient(gradient: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&gradient]) {
+            return portable::bias_gradient::<Self>(gradient);
+        }
+        let outputs = gradient.shape()[1];
+        let gradient = contiguous(gradient);
+        buffer::tensor(column_sums(buffer::values(&gradient), outputs), Shape::new([outputs]))
+    }
+}
+
+/// The tensor itself if a [`Matrix`] can read it, else a copy.
+fn readable(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().strides().iter().any(|&stride| stride < 0) {
+        contiguous(tensor)
+    } else {
+        tensor
+    }
+}
+
+/// The product as a tensor.
+fn product(left: Matrix<'_>, right: Matrix<'_>) -> FlexTensor {
+    let shape = [left.rows(), right.columns()];
+    // SAFETY: the product writes every element of its destination.
+    #[expect(unsafe_code, reason = "skips zeroing")]
+    let values = unsafe {
+        buffer::written(shape[0] * shape[1], |values| {
+            multiply(
+                MatrixMut::unwritten(values, shape, shape[1]),
+                false,
+                left,
+                right,
+                Threads::All,
+            );
+        })
+    };
+    buffer::tensor(values, Shape::new(shape))
+}
+
+/// The sums of the columns: first over [`BIAS_ROWS`] rows each, then over these partial sums in order.
+fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; columns];
+    if columns == 0 {
+        return sums;
+    }
+    let block = BIAS_ROWS * columns;
+    let mut partial = vec![0.0; values.len().div_ceil(block) * columns];
+    for_each_block(&mut partial, columns, |index, sums| {
+        let rows = &values[index * block..values.len().min((index + 1) * block)];
+        vector::run(AddRows { sums, rows });
+    });
+    vector::run(AddRows {
+        sums: &mut sums,
+        rows: &partial,
+    });
+    sums
+}
+
+/// Adds the rows to the sums, one after another.
+struct AddRows<'a> {
+    sums: &'a mut [f32],
+    rows: &'a [f32],
+}
+
+impl Kernel for AddRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for row in self.rows.chunks_exact(self.sums.len()) {
+            for (sum, value) in self.sums.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+    }
+}
+
+impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
+    fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let parents = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let output = B::linear_without_bias(x.clone(), weight.clone());
+        match LinearBackward.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((x, weight), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+
+    fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let parents = [x.node(), weight.node(), bias.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let output = B::linear_with_bias(x.clone(), weight.clone(), bias.into_primitive());
+        match LinearBackward.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((x, weight), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LinearBackward;
+
+impl LinearBackward {
+    /// Registers the gradients of those of `x`, `weight` and the bias that are tracked.
+    fn register<B: LinearOps>(
+        [x_node, weight_node, bias_node]: [Option<NodeId>; 3],
+        (x, weight): (FloatTensor<B>, FloatTensor<B>),
+        gradient: FloatTensor<B>,
+        gradients: &mut Gradients,
+    ) {
+        if let Some(node) = bias_node {
+            gradients.register::<B>(node, B::linear_bias_gradient(gradient.clone()));
+        }
+        if let Some(node) = weight_node {
+            gradients.register::<B>(node, B::linear_weight_gradient(x, gradient.clone()));
+        }
+        if let Some(node) = x_node {
+            gradients.register::<B>(node, B::linear_input_gradient(gradient, weight));
+        }
+    }
+}
+
+impl<B: LinearOps> Backward<B, 2> for LinearBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let [x, weight] = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        Self::register::<B>([x, weight, None], ops.state, gradient, gradients);
+    }
+}
+
+impl<B: LinearOps> Backward<B, 3> for LinearBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        Self::register::<B>(parents, ops.state, gradient, gradients);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tensor;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{assert_close, check_gradients, numbers, random, strided, values, with_threads};
+
+    #[test]
+    fn gradients_are_those_of_the_definition() {
+        let [rows, inputs, outputs] = [5, 7, 3];
+        let reference = |x: &[f64], weight: &[f64], bias: Option<&[f64]>| {
+            let mut y = Vec::new();
+            for row in x.chunks_exact(inputs) {
+                for output in 0..outputs {
+                    let product: f64 = (0..inputs)
+                        .map(|input| row[input] * weight[input * outputs + output])
+                        .sum();
+                    y.push(product + bias.map_or(0.0, |bias| bias[output]));
+                }
+            }
+            y
+        };
+        let (x, weight, bias) = (
+            numbers(1, rows * inputs),
+            numbers(2, inputs * outputs),
+            numbers(3, outputs),
+        );
+        check_gradients(
+            [x.clone(), weight.clone(), bias],
+            |[x, weight, bias]| {
+                linear(x.reshape([rows, inputs]), weight.reshape([inputs, outputs]), Some(bias)).reshape([-1])
+            },
+            |[x, weight, bias]| reference(x, weight, Some(bias)),
+        );
+        check_gradients(
+            [x, weight],
+            |[x, weight]| linear(x.reshape([rows, inputs]), weight.reshape([inputs, outputs]), None).reshape([-1]),
+            |[x, weight]| reference(x, weight, None),
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn fused_is_portable(rows in 0..70_usize, inputs in 1..40_usize, outputs in 1..80_usize, plain: [bool; 3]) {
+            let stored = |tensor: FlexTensor, plain: bool| if plain { tensor } else { strided(&tensor) };
+            let x = stored(random(1, [rows, inputs]), plain[0]);
+            let weight = stored(random(2, [inputs, outputs]), plain[1]);
+            let gradient = stored(random(3, [rows, outputs]), plain[2]);
+            let bias = random(4, [outputs]);
+            let (fused, expected) = (
+                <Flex as LinearOps>::linear_with_bias(x.clone(), weight.clone(), bias.clone()),
+                portable::with_bias::<Flex>(x.clone(), weight.clone(), bias),
+            );
+            assert_close(&fused, &expected, 1e-5);
+            let (fused, expected) = (
+                <Flex as LinearOps>::linear_without_bias(x.clone(), weight.clone()),
+                portable::without_bias::<Flex>(x.clone(), weight.clone()),
+            );
+            assert_close(&fused, &expected, 1e-5);
+            let (fused, expected) = (
+                <Flex as LinearOps>::linear_input_gradient(gradient.clone(), weight.clone()),
+                portable::input_gradient::<Flex>(gradient.clone(), weight),
+            );
+            assert_close(&fused, &expected, 1e-5);
+            let (fused, expected) = (
+                <Flex as LinearOps>::linear_weight_gradient(x.clone(), gradient.clone()),
+                portable::weight_gradient::<Flex>(x, gradient.clone()),
+            );
+            assert_close(&fused, &expected, 1e-5);
+            let (fused, expected) = (
+                <Flex as LinearOps>::linear_bias_gradient(gradient.clone()),
+                portable::bias_gradient::<Flex>(gradient),
+            );
+            assert_close(&fused, &expected, 1e-5);
+        }
+
+        /// Rows and their gradients in a batch have the bits that they have alone.
+        #[test]
+        fn a_row_does_not_depend_on_the_others(rows in 1..=70_usize, inputs in 1..700_usize, outputs in 1..100_usize) {
+            let (x, weight) = (random(1, [rows, inputs]), random(2, [inputs, outputs]));
+            let (bias, gradient) = (random(3, [outputs]), random(4, [rows, outputs]));
+            let y = values(&<Flex as LinearOps>::linear_with_bias(x.clone(), weight.clone(), bias.clone()));
+            let x_gradient = values(&<Flex as LinearOps>::linear_input_gradient(gradient.clone(), weight.clone()));
+            for row in 0..rows {
+                let (x, gradient) = (x.narrow(0, row, 1), gradient.narrow(0, row, 1));
+                let alone = values(&<Flex as LinearOps>::linear_with_bias(x, weight.clone(), bias.clone()));
+                prop_assert_eq!(&alone, &y[row * outputs..(row + 1) * outputs]);
+                let alone = values(&<Flex as LinearOps>::linear_input_gradient(gradient, weight.clone()));
+                prop_assert_eq!(&alone, &x_gradient[row * inputs..(row + 1) * inputs]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let (x, weight, bias) = (random(1, [700, 90]), random(2, [90, 310]), random(3, [310]));
+        let gradient = random(4, [700, 310]);
+        let run = || {
+            let (x, weight, gradient) = (x.clone(), weight.clone(), gradient.clone());
+            [
+                values(&<Flex as LinearOps>::linear_with_bias(
+                    x.clone(),
+                    weight.clone(),
+                    bias.clone(),
+                )),
+                values(&<Flex as LinearOps>::linear_input_gradient(gradient.clone(), weight)),
+                values(&<Flex as LinearOps>::linear_weight_gradient(x, gradient.clone())),
+                values(&<Flex as LinearOps>::linear_bias_gradient(gradient)),
+            ]
+        };
+        let expected = with_threads(1, run);
+        for threads in 2..=4 {
+            assert_eq!(with_threads(threads, run), expected, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn other_types_take_the_portable_body() {
+        let device = burn::tensor::Device::flex();
+        let x = Tensor::<2>::from_floats([[1.0, 2.0]], &device).cast(burn::tensor::FloatDType::F64);
+        let weight = Tensor::<2>::from_floats([[3.0], [4.0]], &device).cast(burn::tensor::FloatDType::F64);
+        let y = linear(x, weight, None);
+        assert_eq!(y.dtype(), burn::tensor::DType::F64);
+        assert_eq!(y.into_scalar::<f64>(), 11.0);
+    }
+}
