@@ -1,11 +1,12 @@
 //! Samples, their labels and their scaling, in memory.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rand::seq::SliceRandom as _;
 use train::random::{Purpose, stream};
 
-use super::{DataError, PointScaling, Scaling, Shape, ValueRange};
+use super::{DataError, Labels, PointScaling, Scaling, Shape, ValueRange};
 
 /// The draw of the held-out samples.
 const HELD_OUT: Purpose = Purpose::named("held-out samples");
@@ -48,50 +49,10 @@ impl Values {
     }
 }
 
-/// What the labels say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Labels {
-    /// The class of each sample, an index into `names`.
-    pub classes: Vec<u32>,
-    /// The name of each class.
-    pub names: Vec<String>,
-}
-
-impl Labels {
-    /// Labels that are class numbers already. The classes are 0 up to the greatest number, so that the training and
-    /// the test part of a data set agree even where one of them misses a class.
-    ///
-    /// # Errors
-    /// [`DataError::Label`] for a negative number, or one that is neither below 256 nor below the number of samples.
-    pub fn from_numbers(origin: &str, numbers: impl IntoIterator<Item = i64>) -> Result<Self, DataError> {
-        let numbers: Vec<i64> = numbers.into_iter().collect();
-        let greatest = numbers.len().max(256) as i64 - 1;
-        let mut classes = Vec::with_capacity(numbers.len());
-        for (row, &label) in numbers.iter().enumerate() {
-            match u32::try_from(label) {
-                Ok(class) if label <= greatest => classes.push(class),
-                _ => {
-                    return Err(DataError::Label {
-                        origin: origin.to_owned(),
-                        row,
-                        label,
-                        greatest,
-                    });
-                }
-            }
-        }
-        let count = classes.iter().max().map_or(0, |greatest| *greatest as usize + 1);
-        Ok(Self {
-            classes,
-            names: (0..count).map(|class| class.to_string()).collect(),
-        })
-    }
-}
-
 /// A data set in memory: samples of one shape, with or without labels.
 ///
 /// A clone, a split or a selection shares the values with the original, so all of these are cheap.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dataset {
     origin: String,
     notes: Vec<String>,
@@ -101,6 +62,19 @@ pub struct Dataset {
     scaling: Scaling,
     /// The rows of `values` that belong to this set; all of them if absent.
     rows: Option<Arc<[usize]>>,
+}
+
+impl fmt::Debug for Dataset {
+    /// A summary; the values would fill screens.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Dataset")
+            .field("origin", &self.origin)
+            .field("samples", &self.len())
+            .field("shape", &self.shape)
+            .field("classes", &self.class_names().len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Dataset {

@@ -109,7 +109,17 @@ fn part_folder(path: &Path, options: &Options) -> Result<PathBuf, DataError> {
         .all(|name| name == "train" || TEST.contains(&name.as_str()));
     match (options.part, test) {
         (part, Some(test)) if only_parts && has("train") => {
-            Ok(path.join(if part == Some(Part::Test) { test } else { "train" }))
+            let (train, test) = (path.join("train"), path.join(test));
+            // The number of a class is its place among the sub-folders, so both parts need the same.
+            let classes = |part: &Path| Ok(entries(part)?.0.iter().map(name).collect::<Vec<_>>());
+            if classes(&train)? != classes(&test)? {
+                return Err(DataError::Unsupported {
+                    path: test,
+                    found: "other sub-folders (classes) than in train".to_owned(),
+                    remedy: "give both parts the same sub-folders".to_owned(),
+                });
+            }
+            Ok(if part == Some(Part::Test) { test } else { train })
         }
         (Some(_), _) => Err(DataError::UnusedOption {
             option: "--part",

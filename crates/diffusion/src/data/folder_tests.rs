@@ -139,6 +139,8 @@ fn training_and_test_folders_are_parts() {
     assert_eq!(bytes(&part(None), 0), [1]);
     assert_eq!(bytes(&part(Some(Part::Train)), 0), [1]);
     assert_eq!(bytes(&part(Some(Part::Test)), 0), [2]);
+    save(&path.join("test/b/1.png"), 1, 1, |_, _| Luma([2u8]));
+    assert!(folder(path).unwrap_err().to_string().contains("other sub-folders"));
     // With a third sub-folder they are classes like any other.
     save(&path.join("plane/1.png"), 1, 1, |_, _| Luma([3u8]));
     let options = Options {

@@ -16,6 +16,7 @@ mod digits;
 mod error;
 mod folder;
 mod idx;
+mod labels;
 pub mod npy;
 mod open;
 pub mod points;
@@ -23,8 +24,9 @@ mod scaling;
 mod shape;
 mod spectrum;
 
-pub use dataset::{Dataset, Labels, Values};
+pub use dataset::{Dataset, Values};
 pub use error::{DataError, Place};
+pub use labels::Labels;
 pub use open::{Options, Part, open};
 pub use scaling::{PointScaling, Scaling};
 pub use shape::{Shape, ValueRange};

@@ -225,6 +225,58 @@ fn a_declared_range_is_enforced_on_points_too() {
     );
 }
 
+#[test]
+fn options_are_written_as_they_are_on_the_command_line() {
+    let text = r#"{"part":"test","image-shape":"1x8x8","range":[0.0,16.0],"label-column":"last","scaling":"raw"}"#;
+    let options: Options = serde_json::from_str(text).unwrap();
+    assert_eq!(
+        options.image_shape,
+        Some(Shape::Image {
+            channels: 1,
+            height: 8,
+            width: 8
+        })
+    );
+    assert_eq!(
+        (options.part, options.scaling),
+        (Some(Part::Test), Some(PointScaling::Raw))
+    );
+    assert_eq!(
+        serde_json::from_str::<Options>(&serde_json::to_string(&options).unwrap()).unwrap(),
+        options
+    );
+    for wrong in [r#"{"range":[1,0]}"#, r#"{"image-shape":"8x8"}"#, r#"{"unknown":1}"#] {
+        assert!(serde_json::from_str::<Options>(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// The greatest address space this process has had, in bytes.
+#[cfg(target_os = "linux")]
+fn peak_address_space() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmPeak:")).unwrap();
+    1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+/// Each header announces 12 GiB, and no file is larger than a kilobyte. Other tests run at the same time, but none of
+/// them needs gigabytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lying_header_allocates_nothing() {
+    let before = peak_address_space();
+    for (name, content) in [
+        ("a", idx(&[3 << 16, 256, 256], &[0; 100])),
+        ("a", gzip(&idx(&[3 << 16, 256, 256], &[0; 100]))),
+        ("a", npy("|u1", "(12884901888,)", &[0; 100])),
+        ("a", npy("<f8", "(1610612736,)", &[0; 100])),
+        ("a", gzip(&npy("<f4", "(3, 1073741824)", &[0; 100]))),
+    ] {
+        let error = file(name, &content, &Options::default()).unwrap_err();
+        assert!(matches!(error, DataError::Malformed { .. }), "{error}");
+    }
+    assert!(peak_address_space() - before < 6 << 30);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

@@ -228,6 +228,40 @@ fn a_picture_that_cannot_be_written_names_its_path() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
+/// Every write to /dev/full fails as on a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_old_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let raster = grid(&[0.0; 2], GRAY, &layout(1, 1, 0)).unwrap();
+    let fill = |name: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, "old").unwrap();
+        std::os::unix::fs::symlink("/dev/full", directory.path().join(format!(".{name}.partial"))).unwrap();
+        path
+    };
+    let (picture, animation, array) = (fill("a.png"), fill("b.png"), fill("c.npy"));
+    for (path, words) in [
+        (&picture, raster.write(&picture).unwrap_err().to_string()),
+        (
+            &animation,
+            write_animation(&animation, std::slice::from_ref(&raster), Timing::default())
+                .unwrap_err()
+                .to_string(),
+        ),
+        (
+            &array,
+            crate::data::npy::write_f32(&array, &[1], &[0.0])
+                .unwrap_err()
+                .to_string(),
+        ),
+    ] {
+        assert!(words.contains("free some space"), "{words}");
+        assert_eq!(std::fs::read(path).unwrap(), b"old");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 3);
+}
+
 proptest! {
     #[test]
     fn any_finite_points_can_be_drawn(
