@@ -219,19 +219,23 @@ fn run(directory: &Path, steps: u64, pause: Duration) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+/// Runs with these command-line arguments and gives the exit status.
+pub(crate) fn start(arguments: &[String]) -> u8 {
     let numbers: Option<Vec<u64>> = arguments.iter().skip(1).map(|number| number.parse().ok()).collect();
     let (Some(directory), Some([steps, pause @ ..])) = (arguments.first(), numbers.as_deref()) else {
         eprintln!("usage: quadratic RUN STEPS [PAUSE_MILLISECONDS]");
-        return ExitCode::from(2);
+        return 2;
     };
     let pause = Duration::from_millis(pause.first().copied().unwrap_or(0));
     match run(Path::new(directory), *steps, pause) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
+}
+
+fn main() -> ExitCode {
+    ExitCode::from(start(&std::env::args().skip(1).collect::<Vec<_>>()))
 }

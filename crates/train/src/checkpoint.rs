@@ -9,37 +9,16 @@
 //! whole, and stops: training silently continued from an older state would look like a successful resume.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileError, parent, sync_directory, write_atomic};
+use crate::files::{FileError, parent, sync_directory};
+use crate::manifest::{self, Manifest, ManifestError};
 
-const MANIFEST: &str = "checkpoint.json";
-const FORMAT: &str = "posterior-checkpoint";
-const VERSION: u32 = 1;
 /// Prefix of a directory that is being written or removed; a leftover of a killed process is deleted on resume.
 const UNFINISHED: &str = ".unfinished-";
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Manifest {
-    format: String,
-    version: u32,
-    step: u64,
-    /// The quantity that [`Retention::best`] compares; null where it was not measured or not finite.
-    score: Option<f64>,
-    files: Vec<Entry>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Entry {
-    path: String,
-    bytes: u64,
-    /// Eight hexadecimal digits.
-    crc32: String,
-}
 
 /// A checkpoint could not be written, found or trusted.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +37,7 @@ pub enum CheckpointError {
         older: Option<u64>,
     },
     /// A newer program wrote the checkpoint.
-    #[error("the checkpoint {} has format version {version}, but this program reads {VERSION}; use the newer program", path.display())]
+    #[error("the checkpoint {} has format version {version}, but this program reads {}; use the newer program", path.display(), manifest::VERSION)]
     Version {
         /// The checkpoint's directory.
         path: PathBuf,
@@ -88,7 +67,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// The writer put something into the checkpoint that cannot be kept there.
-    #[error("{} cannot be part of a checkpoint: only plain files and directories with UTF-8 names can, and {MANIFEST} is taken", path.display())]
+    #[error("{} cannot be part of a checkpoint: only plain files and directories with UTF-8 names can, and {} is taken", path.display(), manifest::NAME)]
     Unsuitable {
         /// The offending entry.
         path: PathBuf,
@@ -210,18 +189,7 @@ impl Checkpoints {
         }
         fs::create_dir_all(unfinished).map_err(file("create the directory", unfinished))?;
         write(unfinished).map_err(SaveError::Content)?;
-        let mut files = Vec::new();
-        seal(unfinished, "", &mut files)?;
-        let score = score.filter(|score| score.is_finite());
-        let manifest = Manifest {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            step,
-            score,
-            files,
-        };
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|error| file("write", unfinished)(error.into()))?;
-        write_atomic(&unfinished.join(MANIFEST), &text).map_err(CheckpointError::File)?;
+        let manifest = Manifest::seal(unfinished, step, score).map_err(|error| explain(unfinished, error))?;
         fs::rename(unfinished, path).map_err(file("rename the finished checkpoint to", path))?;
         sync_directory(&self.directory).map_err(CheckpointError::File)?;
         sync_directory(parent(&self.directory)).map_err(CheckpointError::File)?;
@@ -259,48 +227,14 @@ impl Checkpoints {
                 available: self.steps()?,
             });
         }
-        let damaged = |reason: String| CheckpointError::Damaged {
-            path: directory.clone(),
-            reason,
-            older: None,
-        };
-        let manifest_path = directory.join(MANIFEST);
-        if !manifest_path.is_file() {
-            return Err(damaged(format!("its list of files, {MANIFEST}, is missing")));
-        }
-        let bytes = fs::read(&manifest_path).map_err(FileError::because("read", &manifest_path))?;
-        let manifest = parse_manifest(&bytes).map_err(|error| match error {
-            ManifestError::Version(version) => CheckpointError::Version {
-                path: directory.clone(),
-                version,
-            },
-            ManifestError::Damaged(reason) => damaged(reason),
-        })?;
-        if manifest.step != step {
-            return Err(damaged(format!(
-                "its {MANIFEST} says that it is of step {}",
-                manifest.step
-            )));
-        }
-        for entry in &manifest.files {
-            let path = directory.join(&entry.path);
-            if !path.is_file() {
-                return Err(damaged(format!("the file {} is missing", entry.path)));
+        let read = Manifest::read(&directory).and_then(|manifest| {
+            if manifest.step != step {
+                let reason = format!("its {} says that it is of step {}", manifest::NAME, manifest.step);
+                return Err(ManifestError::Damaged(reason));
             }
-            let (bytes, crc32) = measure(&path).map_err(FileError::because("read", &path))?;
-            if bytes != entry.bytes {
-                return Err(damaged(format!(
-                    "{} has {bytes} bytes, but {} were written",
-                    entry.path, entry.bytes
-                )));
-            }
-            if crc32 != entry.crc32 {
-                return Err(damaged(format!(
-                    "the content of {} changed after it was written",
-                    entry.path
-                )));
-            }
-        }
+            manifest.verify(&directory).map(|()| manifest)
+        });
+        let manifest = read.map_err(|error| explain(&directory, error))?;
         Ok(Checkpoint { directory, manifest })
     }
 
@@ -326,10 +260,10 @@ impl Checkpoints {
     pub fn best(&self, better: Better) -> Result<Option<u64>, FileError> {
         let mut best: Option<(f64, u64)> = None;
         for step in self.steps()? {
-            let Ok(bytes) = fs::read(self.path(step).join(MANIFEST)) else {
-                continue;
-            };
-            let Some(score) = parse_manifest(&bytes).ok().and_then(|manifest| manifest.score) else {
+            let Some(score) = Manifest::read(&self.path(step))
+                .ok()
+                .and_then(|manifest| manifest.score)
+            else {
                 continue;
             };
             let improves = best.is_none_or(|(held, _)| match better {
@@ -341,16 +275,6 @@ impl Checkpoints {
             }
         }
         Ok(best.map(|(_, step)| step))
-    }
-
-    /// Removes all checkpoints after `step`: what resuming from an older checkpoint means for the newer ones.
-    ///
-    /// # Errors
-    /// [`CheckpointError::File`] when a directory cannot be removed.
-    pub fn discard_after(&self, step: u64) -> Result<Vec<u64>, CheckpointError> {
-        let removed: Vec<u64> = self.steps()?.into_iter().filter(|newer| *newer > step).collect();
-        removed.iter().rev().try_for_each(|step| self.remove(*step))?;
-        Ok(removed)
     }
 
     /// Removes what a killed process left half-written or half-removed. Only the holder of the run's lock may call it.
@@ -448,94 +372,25 @@ fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Che
     move |cause| because(cause).into()
 }
 
+/// Adds the checkpoint's directory to what its manifest complains of.
+fn explain(directory: &Path, error: ManifestError) -> CheckpointError {
+    let path = directory.to_path_buf();
+    match error {
+        ManifestError::File(error) => error.into(),
+        ManifestError::Unsuitable(path) => CheckpointError::Unsuitable { path },
+        ManifestError::Version(version) => CheckpointError::Version { path, version },
+        ManifestError::Damaged(reason) => CheckpointError::Damaged {
+            path,
+            reason,
+            older: None,
+        },
+    }
+}
+
 fn step_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("step-")?;
     // "step-007" and "step-+7" are somebody else's directories.
     digits.parse().ok().filter(|step: &u64| step.to_string() == digits)
-}
-
-enum ManifestError {
-    Version(u32),
-    Damaged(String),
-}
-
-fn parse_manifest(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-    let damaged = |reason: String| ManifestError::Damaged(format!("its {MANIFEST} {reason}"));
-    let manifest: Manifest =
-        serde_json::from_slice(bytes).map_err(|error| damaged(format!("is not readable ({error})")))?;
-    if manifest.format != FORMAT {
-        return Err(damaged(format!("has the unknown format \"{}\"", manifest.format)));
-    }
-    if manifest.version != VERSION {
-        return Err(ManifestError::Version(manifest.version));
-    }
-    let plain = |path: &str| {
-        !path.is_empty()
-            && Path::new(path)
-                .components()
-                .all(|part| matches!(part, Component::Normal(_)))
-    };
-    match manifest.files.iter().find(|entry| !plain(&entry.path)) {
-        Some(entry) => Err(damaged(format!(
-            "names a file outside the checkpoint: \"{}\"",
-            entry.path
-        ))),
-        None => Ok(manifest),
-    }
-}
-
-/// Brings everything below `directory` to the disk and lists its files, sorted by name.
-fn seal(directory: &Path, prefix: &str, files: &mut Vec<Entry>) -> Result<(), CheckpointError> {
-    let entries = fs::read_dir(directory).map_err(FileError::because("read", directory))?;
-    let mut entries = entries
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(FileError::because("read", directory))?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        let kind = entry.file_type().map_err(FileError::because("read", &path))?;
-        let name = entry
-            .file_name()
-            .into_string()
-            .ok()
-            .filter(|name| !(prefix.is_empty() && name == MANIFEST));
-        let Some(name) = name.map(|name| format!("{prefix}{name}")) else {
-            return Err(CheckpointError::Unsuitable { path });
-        };
-        if kind.is_dir() {
-            seal(&path, &format!("{name}/"), files)?;
-        } else if kind.is_file() {
-            let opened = File::open(&path).map_err(FileError::because("open", &path))?;
-            opened
-                .sync_all()
-                .map_err(FileError::because("bring to the disk", &path))?;
-            let (bytes, crc32) = measure(&path).map_err(FileError::because("read", &path))?;
-            files.push(Entry {
-                path: name,
-                bytes,
-                crc32,
-            });
-        } else {
-            return Err(CheckpointError::Unsuitable { path });
-        }
-    }
-    Ok(sync_directory(directory)?)
-}
-
-/// Size and CRC-32 of a file.
-fn measure(path: &Path) -> std::io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    let mut hasher = crc32fast::Hasher::new();
-    let (mut bytes, mut buffer) = (0u64, vec![0u8; 1 << 18]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((bytes, format!("{:08x}", hasher.finalize()))),
-            count => {
-                hasher.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

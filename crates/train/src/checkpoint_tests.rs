@@ -52,10 +52,10 @@ fn every_damage_is_named_with_the_way_out() {
             fs::remove_file(path.join("weights")).unwrap()
         }),
         ("checkpoint.json, is missing", |path| {
-            fs::remove_file(path.join(MANIFEST)).unwrap()
+            fs::remove_file(path.join(manifest::NAME)).unwrap()
         }),
         ("checkpoint.json is not readable", |path| {
-            fs::write(path.join(MANIFEST), "{").unwrap()
+            fs::write(path.join(manifest::NAME), "{").unwrap()
         }),
         ("says that it is of step 7", |path| {
             rewrite(path, "\"step\": 20", "\"step\": 7")
@@ -79,9 +79,9 @@ fn every_damage_is_named_with_the_way_out() {
 }
 
 fn rewrite(path: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(path.join(MANIFEST)).unwrap();
+    let text = fs::read_to_string(path.join(manifest::NAME)).unwrap();
     assert!(text.contains(from), "{text}");
-    fs::write(path.join(MANIFEST), text.replace(from, to)).unwrap();
+    fs::write(path.join(manifest::NAME), text.replace(from, to)).unwrap();
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_cannot_be_kept_is_refused() {
         link,
         Err(SaveError::Checkpoint(CheckpointError::Unsuitable { .. }))
     ));
-    let taken = checkpoints.save(1, None, |directory| fs::write(directory.join(MANIFEST), "{}"));
+    let taken = checkpoints.save(1, None, |directory| fs::write(directory.join(manifest::NAME), "{}"));
     assert!(matches!(
         taken,
         Err(SaveError::Checkpoint(CheckpointError::Unsuitable { .. }))
@@ -197,16 +197,6 @@ fn retention_keeps_the_last_and_the_best() {
 }
 
 #[test]
-fn going_back_discards_what_came_after() {
-    let (_directory, checkpoints) = checkpoints();
-    for step in [1, 2, 3] {
-        save(&checkpoints, step, None);
-    }
-    assert_eq!(checkpoints.discard_after(1).unwrap(), [2, 3]);
-    assert_eq!(checkpoints.steps().unwrap(), [1]);
-}
-
-#[test]
 fn only_plain_names_are_steps() {
     assert_eq!(step_of("step-70"), Some(70));
     for name in [
@@ -226,15 +216,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn an_arbitrary_manifest_is_damage(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert!(matches!(parse_manifest(&bytes), Err(ManifestError::Damaged(_))));
-    }
-
-    #[test]
     fn a_changed_byte_anywhere_is_found(at in 0usize..10_000, flip in 1u8..=255, in_weights in any::<bool>()) {
         let (_directory, checkpoints) = checkpoints();
         let saved = save(&checkpoints, 20, None);
-        let path = saved.directory().join(if in_weights { "weights" } else { MANIFEST });
+        let path = saved.directory().join(if in_weights { "weights" } else { manifest::NAME });
         let mut bytes = fs::read(&path).unwrap();
         let at = at % bytes.len();
         bytes[at] ^= flip;
@@ -244,13 +229,5 @@ proptest! {
             // The manifest's own white space and its score may change unnoticed, but never what it says of the files.
             Ok(read) => prop_assert!(!in_weights && read.unwrap().manifest.files == saved.manifest.files),
         }
-    }
-
-    #[test]
-    fn plausible_manifests_round_trip(step in any::<u64>(), score in prop::option::of(-1e300f64..1e300), names in prop::collection::vec("[a-z]{1,8}", 0..4)) {
-        let files = names.into_iter().map(|path| Entry { path, bytes: step, crc32: "00000000".to_owned() }).collect();
-        let manifest = Manifest { format: FORMAT.to_owned(), version: VERSION, step, score, files };
-        let read = parse_manifest(&serde_json::to_vec(&manifest).unwrap());
-        prop_assert_eq!(read.ok(), Some(manifest));
     }
 }

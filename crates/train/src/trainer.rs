@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Better, CheckpointError, Retention, SaveError};
 use crate::files::FileError;
 use crate::interrupt::Interrupt;
-use crate::metrics::{Metrics, MetricsError, MetricsLog, Name, Window};
+use crate::metrics::{Metrics, Name, Window};
+use crate::metrics_log::{MetricsError, MetricsLog};
 use crate::progress::{Progress, Short};
 use crate::run::Run;
 use crate::tensorboard::{EventWriter, TensorBoardError};
@@ -260,6 +261,8 @@ impl<'a> Loop<'a> {
                 reason: error.to_string(),
             })?;
             task.load(checkpoint.directory()).map_err(TrainError::Task)?;
+            // A process that was killed between saving and removing left more than it should.
+            run.checkpoints().prune(retention(settings))?;
         }
         let log = MetricsLog::open(&run.metrics_path(), step)?;
         let events = EventWriter::create(&run.tensorboard_directory(), step + 1)?;
@@ -378,17 +381,20 @@ impl<'a> Loop<'a> {
             SaveError::Checkpoint(error) => error.into(),
         })?;
         self.saved = Some(self.step);
-        let best = self.settings.best.as_ref().map(|best| best.better);
-        checkpoints.prune(Retention {
-            last: self.settings.keep,
-            best,
-        })?;
+        checkpoints.prune(retention(self.settings))?;
         progress.note(&format!(
             "step {}: saved {}",
             self.step,
             checkpoints.path(self.step).display()
         ));
         Ok(())
+    }
+}
+
+fn retention(settings: &Settings) -> Retention {
+    Retention {
+        last: settings.keep,
+        best: settings.best.as_ref().map(|best| best.better),
     }
 }
 

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::*;
-use crate::metrics::read_metrics;
+use crate::metrics_log::read_metrics;
 use crate::random::{Purpose, fill_normal_f64, stream};
 
 /// Minimises x² / 2 by noisy gradient steps.
@@ -269,6 +269,18 @@ fn the_best_checkpoint_is_kept() {
         message.contains("no metric \"eval_accuracy\"") && message.contains("it has: eval_loss"),
         "{message}"
     );
+}
+
+#[test]
+fn a_kill_between_saving_and_removing_is_made_up_for() {
+    let (_directory, run) = new_run();
+    go(&run, &settings(), &mut toy()).unwrap();
+    assert_eq!(run.checkpoints().steps().unwrap(), [16, 23]);
+    run.checkpoints()
+        .save(8, None, |directory| toy().save(directory))
+        .unwrap();
+    go(&run, &settings(), &mut toy()).unwrap();
+    assert_eq!(run.checkpoints().steps().unwrap(), [16, 23]);
 }
 
 #[test]
