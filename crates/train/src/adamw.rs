@@ -74,7 +74,7 @@ impl AdamW {
             let Some(gradient) = gradients.0.remove(name) else { return parameter };
             let Moments { first, second } =
                 self.moments.remove(name).unwrap_or_else(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
-            let (parameter, first, second) = ops::adamw(parameter, gradient, first, second, &step);
+            let (parameter, first, second) = ops::adamw(parameter, gradient, first, second, step);
             self.moments.insert(name.to_owned(), Moments { first, second });
             parameter
         });

@@ -49,6 +49,11 @@ impl<M: Module> Ema<M> {
         });
     }
 
+    /// How many updates the average has seen.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
     /// The averaged module, ready to be used without gradients.
     pub fn average(&self) -> &M {
         &self.average

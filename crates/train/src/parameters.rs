@@ -147,9 +147,9 @@ impl Path {
 /// A tensor's values on the host, as f32.
 pub(crate) fn to_host<const D: usize>(tensor: Tensor<D>) -> HostTensor {
     let data = tensor.into_data().convert::<f32>();
-    let shape = data.shape.to_vec();
+    let shape = data.shape().to_vec();
     // The conversion above makes the type right, so this cannot fail.
-    HostTensor { shape, data: data.into_vec().unwrap_or_default() }
+    HostTensor { shape, data: data.try_into_vec().unwrap_or_default() }
 }
 
 /// The tensor without its gradient graph.

@@ -1,0 +1,92 @@
+//! Which plan sampling runs: the flags of `audit`, on a model's own process and data.
+
+use std::path::PathBuf;
+
+use diffusion::model::Model;
+use exact::audit::Start;
+use exact::recipe::Recipe;
+use exact::sampler::Plan;
+use exact::scheduler_config::SchedulerConfig;
+use exact::spectrum::Spectrum;
+use miette::{IntoDiagnostic as _, WrapErr as _};
+
+use crate::commands::audit::choice::{Choice, SamplerName, SpacingName, VarianceName, step_count};
+use crate::commands::usage_error;
+use crate::output::Context;
+
+/// How to get from noise to samples.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlanArguments {
+    /// The sampler [default: dpmpp-2m for images and points alike].
+    #[arg(long, value_enum, help_heading = "Sampler")]
+    sampler: Option<SamplerName>,
+    /// The noise of --sampler ancestral [default: small].
+    #[arg(long, value_enum, help_heading = "Sampler")]
+    variance: Option<VarianceName>,
+    /// How much noise --sampler ddim adds, from 0 to 1 [default: 0].
+    #[arg(long, value_name = "X", help_heading = "Sampler", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Where the levels go [default: karras].
+    #[arg(long, value_enum, help_heading = "Sampler")]
+    spacing: Option<SpacingName>,
+    /// How many steps the sampler takes.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = step_count, help_heading = "Sampler")]
+    steps: usize,
+    /// The lowest level above 0 of karras and optimized spacing.
+    #[arg(long, value_name = "SIGMA", help_heading = "Sampler")]
+    sigma_min: Option<f64>,
+    /// Take sampler and spacing from a diffusers scheduler_config.json.
+    #[arg(long, value_name = "FILE", help_heading = "Sampler",
+        conflicts_with_all = ["sampler", "variance", "spacing", "sigma_min"])]
+    scheduler_config: Option<PathBuf>,
+}
+
+impl PlanArguments {
+    /// The plan for sampling from `model`, and what it is called.
+    pub fn plan(&self, model: &Model, context: &Context) -> miette::Result<(String, Plan)> {
+        if let Some(path) = &self.scheduler_config {
+            let text = std::fs::read_to_string(path)
+                .into_diagnostic()
+                .wrap_err_with(|| format!("{} cannot be read", path.display()))?;
+            let place = || format!("{} makes no plan", path.display());
+            let config = SchedulerConfig::from_json(&text).into_diagnostic().wrap_err_with(place)?;
+            let made = config.plan(self.steps, self.eta).into_diagnostic().wrap_err_with(place)?;
+            for warning in &made.warnings {
+                context.say(format_args!("warning: {warning}"));
+            }
+            return Ok((path.display().to_string(), made.plan));
+        }
+        let spectrum = spectrum(model)?;
+        let spacing = self.spacing.unwrap_or(SpacingName::Karras);
+        let sampler = self.sampler.unwrap_or(SamplerName::Dpmpp2m);
+        if self.eta.is_some() && sampler != SamplerName::Ddim {
+            usage_error("diffusion", "--eta has an effect with --sampler ddim only");
+        }
+        if self.variance.is_some() && sampler != SamplerName::Ancestral {
+            usage_error("diffusion", "--variance has an effect with --sampler ancestral only");
+        }
+        let choice = Choice {
+            sampler,
+            eta: self.eta,
+            variance: self.variance,
+            spacing: Some(spacing),
+            steps: vec![self.steps],
+        };
+        let recipe = Recipe {
+            rule: choice.rule(&spectrum),
+            spacing: Some(spacing.spacing()),
+            steps: self.steps,
+            end_time: None,
+            sigma_min: self.sigma_min,
+            start: Start::Prior,
+        };
+        let noise = model.noise().into_diagnostic()?;
+        let plan = recipe.plan(&noise, &spectrum).into_diagnostic().wrap_err("these settings make no plan")?;
+        Ok((format!("{}, {} steps", choice.name(Some(spacing)), self.steps), plan))
+    }
+}
+
+/// The spectrum of a model's training data.
+pub fn spectrum(model: &Model) -> miette::Result<Spectrum> {
+    Spectrum::new(model.config.data.variances.clone()).into_diagnostic().wrap_err("the model's data statistics are damaged")
+}
