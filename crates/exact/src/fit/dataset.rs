@@ -43,7 +43,7 @@ pub(super) struct Ranking {
 ///
 /// A comparison is a ranking of two items. Items that an observation does not name took no part in it, so partial
 /// rankings and incomplete designs need nothing special.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
     names: Vec<String>,
     index: HashMap<String, usize>,

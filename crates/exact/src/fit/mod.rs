@@ -110,8 +110,8 @@ pub enum FitError {
     Prior(f64),
     /// Some items have nothing to do with the others.
     #[error(
-        "{} share no observation with any other item, so nothing tells how strong they are beside the others; fit \
-         them apart, collect comparisons across, or use a prior", group(.0)
+        "{} and the others share no observation, so nothing tells how strong they are beside each other; fit them \
+         apart, collect comparisons across, or use a prior", group(.0)
     )]
     Separate(Vec<String>),
     /// Some items' strengths grow for ever.
@@ -146,12 +146,12 @@ pub enum FitError {
     Flat(usize),
 }
 
-/// `item "a"` or `items {"a", "b", …}`, at most eight by name.
+/// `the item "a"` or `the items {"a", "b"}`, at most eight by name.
 fn group(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let quoted: Vec<String> = names.iter().take(SHOWN).map(|name| format!("\"{name}\"")).collect();
     match names.len() {
-        1 => format!("the items {{{}}}", quoted[0]),
+        1 => format!("the item {}", quoted[0]),
         count if count > SHOWN => format!("the items {{{}, and {} more}}", quoted.join(", "), count - SHOWN),
         _ => format!("the items {{{}}}", quoted.join(", ")),
     }

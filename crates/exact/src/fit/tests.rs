@@ -264,6 +264,18 @@ fn one_sided_data_are_refused_by_name() {
             .to_string()
             .starts_with("the items {\"a\", \"b\"} never lost to any other item")
     );
+    let mut names = vec!["a".to_owned()];
+    assert!(
+        FitError::Winless(names.clone())
+            .to_string()
+            .starts_with("the item \"a\" never beat")
+    );
+    names.extend((0..9).map(|i| i.to_string()));
+    assert!(
+        FitError::Separate(names)
+            .to_string()
+            .contains("\"6\", and 2 more} and the others share no")
+    );
     assert!(
         fit(
             &data,
