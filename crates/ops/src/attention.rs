@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::cpu::buffer::{self, all_f32, contiguous};
 use crate::cpu::product::{Interleaved, Matrix, MatrixMut, Threads, multiply};
-use crate::cpu::vector::{self, Kernel, LANES, exp, sum};
+use crate::cpu::vector::{self, Kernel, LANES, exp, sum, sum_lanes};
 
 /// Queries whose scores are worked on at a time: bounds the scratch memory of a task.
 const QUERIES: usize = 128;
@@ -364,12 +364,16 @@ impl Kernel for Softmax<'_> {
                 }
             }
             let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-            for score in row.iter_mut() {
-                *score = exp::<FUSED>((*score - largest) * self.scale);
+            let mut lanes = [0.0; LANES];
+            for chunk in row.as_chunks_mut::<LANES>().0 {
+                for (total, score) in lanes.iter_mut().zip(chunk) {
+                    *score = exp::<FUSED>((*score - largest) * self.scale);
+                    *total += *score;
+                }
             }
-            let total = sum([row], |[x]| x);
+            let inverse = 1.0 / sum_lanes(lanes);
             for probability in row.iter_mut() {
-                *probability /= total;
+                *probability *= inverse;
             }
         }
     }
@@ -427,100 +431,5 @@ impl<B: AttentionOps> Backward<B, 1> for AttentionBackward {
 }
 
 #[cfg(test)]
-mod tests {
-    use burn::backend::ops::FloatTensorOps;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{assert_close, check_gradients, numbers, random, strided, values, with_threads};
-
-    #[test]
-    fn gradients_are_those_of_the_definition() {
-        let [batch, tokens, heads, head_width] = [2, 5, 3, 4];
-        let width = heads * head_width;
-        check_gradients(
-            [numbers(1, batch * tokens * 3 * width)],
-            |[qkv]| self_attention(qkv.reshape([batch, tokens, 3 * width]), heads).reshape([-1]),
-            |[qkv]| {
-                let at = |sample: usize, token: usize, part: usize, head: usize, index: usize| {
-                    qkv[((sample * tokens + token) * 3 + part) * width + head * head_width + index]
-                };
-                let mut y = vec![0.0; batch * tokens * width];
-                for (index, y) in y.iter_mut().enumerate() {
-                    let (row, column) = (index / width, index % width);
-                    let (sample, token) = (row / tokens, row % tokens);
-                    let (head, column) = (column / head_width, column % head_width);
-                    let weight = |other: usize| {
-                        let product = |i| at(sample, token, 0, head, i) * at(sample, other, 1, head, i);
-                        ((0..head_width).map(product).sum::<f64>() / (head_width as f64).sqrt()).exp()
-                    };
-                    let total: f64 = (0..tokens).map(weight).sum();
-                    *y = (0..tokens)
-                        .map(|other| weight(other) * at(sample, other, 2, head, column))
-                        .sum::<f64>()
-                        / total;
-                }
-                y
-            },
-        );
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn fused_is_portable(batch in 1..4_usize, tokens in 1..150_usize, heads in 1..4_usize, head_width in 1..20_usize, plain: [bool; 2]) {
-            let stored = |tensor: FlexTensor, plain: bool| if plain { tensor } else { strided(&tensor) };
-            let width = heads * head_width;
-            let qkv = stored(random(1, [batch, tokens, 3 * width]), plain[0]);
-            let gradient = stored(random(2, [batch, tokens, width]), plain[1]);
-            let fused = Flex::self_attention(qkv.clone(), heads);
-            assert_close(&fused, &portable::forward::<Flex>(qkv.clone(), heads), 1e-5);
-            let fused = Flex::self_attention_gradient(qkv.clone(), gradient.clone(), heads);
-            assert_close(&fused, &portable::gradient::<Flex>(qkv, gradient, heads), 2e-5);
-        }
-    }
-
-    #[test]
-    fn nothing_is_attended_to_in_an_empty_batch_or_sequence() {
-        for shape in [[0, 4, 12], [3, 0, 12]] {
-            let (qkv, gradient) = (random(1, shape), random(2, [shape[0], shape[1], 4]));
-            assert_eq!(
-                Flex::self_attention(qkv.clone(), 2).shape(),
-                Shape::new([shape[0], shape[1], 4])
-            );
-            assert_eq!(
-                Flex::self_attention_gradient(qkv, gradient, 2).shape(),
-                Shape::new(shape)
-            );
-        }
-    }
-
-    /// Scores of thousands, whose exponentials are far out of range.
-    #[test]
-    fn large_scores_do_not_overflow() {
-        let qkv = Flex::float_mul_scalar(random(1, [1, 9, 24]), 1e3.into());
-        let output = Flex::self_attention(qkv, 2);
-        assert!(values(&output).iter().all(|y| y.is_finite()));
-    }
-
-    #[test]
-    fn neither_threads_nor_other_samples_change_anything() {
-        let (qkv, gradient) = (random(1, [9, 49, 96]), random(2, [9, 49, 32]));
-        let run = |sample: std::ops::Range<usize>| {
-            let part = |tensor: &FlexTensor| tensor.narrow(0, sample.start, sample.len());
-            [
-                Flex::self_attention(part(&qkv), 2),
-                Flex::self_attention_gradient(part(&qkv), part(&gradient), 2),
-            ]
-            .map(|tensor| values(&tensor))
-        };
-        let expected = with_threads(1, || run(0..9));
-        for threads in 2..=4 {
-            assert_eq!(with_threads(threads, || run(0..9)), expected, "{threads} threads");
-        }
-        for (alone, batch) in run(4..5).into_iter().zip(expected) {
-            assert_eq!(alone, batch[batch.len() / 9 * 4..][..alone.len()]);
-        }
-    }
-}
+#[path = "attention_tests.rs"]
+mod tests;

@@ -382,4 +382,20 @@ mod tests {
             assert_eq!(alone, batch[batch.len() / 9 * 4..][..alone.len()]);
         }
     }
+
+    #[test]
+    fn only_tracked_inputs_get_gradients() {
+        let device = burn::tensor::Device::flex().autodiff();
+        for tracked in 1..8 {
+            let track = |bit: usize| tracked & (1 << bit) != 0;
+            let x = Tensor::<3>::ones([2, 3, 4], &device).set_require_grad(track(0));
+            let shift = Tensor::<2>::ones([2, 4], &device).set_require_grad(track(1));
+            let scale = Tensor::<2>::ones([2, 4], &device).set_require_grad(track(2));
+            let y = layer_norm_modulated(x.clone(), shift.clone(), scale.clone(), EPSILON);
+            let gradients = y.sum().backward();
+            assert_eq!(x.grad(&gradients).is_some(), track(0));
+            assert_eq!(shift.grad(&gradients).is_some(), track(1));
+            assert_eq!(scale.grad(&gradients).is_some(), track(2));
+        }
+    }
 }

@@ -302,4 +302,20 @@ mod tests {
             assert_eq!(alone, batch[batch.len() / 9 * 4..][..alone.len()]);
         }
     }
+
+    /// As in an adaLN-zero network whose gates are frozen, or whose first residual is data.
+    #[test]
+    fn only_tracked_inputs_get_gradients() {
+        let device = burn::tensor::Device::flex().autodiff();
+        for tracked in 1..8 {
+            let track = |bit: usize| tracked & (1 << bit) != 0;
+            let x = Tensor::<3>::ones([2, 3, 4], &device).set_require_grad(track(0));
+            let gate = Tensor::<2>::ones([2, 4], &device).set_require_grad(track(1));
+            let y = Tensor::<3>::ones([2, 3, 4], &device).set_require_grad(track(2));
+            let gradients = gated_residual(x.clone(), gate.clone(), y.clone()).sum().backward();
+            assert_eq!(x.grad(&gradients).is_some(), track(0));
+            assert_eq!(gate.grad(&gradients).is_some(), track(1));
+            assert_eq!(y.grad(&gradients).is_some(), track(2));
+        }
+    }
 }

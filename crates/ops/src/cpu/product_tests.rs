@@ -1,0 +1,71 @@
+use super::*;
+use crate::testing::{numbers, with_threads};
+
+/// The product by its definition, with sums in the order that this file promises.
+fn reference(start: Option<&[f32]>, left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
+    let fused = vector::InstructionSet::best() != vector::InstructionSet::Baseline;
+    let mut product = Vec::new();
+    for row in 0..left.rows {
+        for column in 0..right.columns {
+            let mut total = start.map(|start| start[product.len()]);
+            for block in blocks(left.columns) {
+                let sum = block.fold(0.0, |sum: f32, depth| {
+                    let (a, b) = (left.get(row, depth), right.get(depth, column));
+                    if fused { a.mul_add(b, sum) } else { a * b + sum }
+                });
+                total = Some(total.map_or(sum, |total| total + sum));
+            }
+            product.push(total.unwrap_or_default());
+        }
+    }
+    product
+}
+
+fn product(start: Option<&[f32]>, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) -> Vec<f32> {
+    let mut values = start.map_or_else(|| vec![f32::NAN; left.rows * right.columns], <[f32]>::to_vec);
+    let destination = MatrixMut::written(&mut values, [left.rows, right.columns], right.columns);
+    multiply(destination, start.is_some(), left, right, threads);
+    values
+}
+
+/// Every shape that meets a special case, on both sides of each bound, plain and transposed factors.
+#[test]
+fn sums_are_taken_in_the_promised_order() {
+    for depth in [0, 1, 2, 3, 16, 511, 513, 1025] {
+        for rows in [1, 2, 15, 16, 17, 70] {
+            for columns in [1, 2, 3, 16, 64, 65] {
+                let (a, b) = (numbers(1, rows * depth), numbers(2, depth * columns));
+                let start = numbers(3, rows * columns);
+                for left in [
+                    Matrix::new(&a, [rows, depth], [depth, 1]),
+                    Matrix::new(&a, [rows, depth], [1, rows]),
+                ] {
+                    for right in [
+                        Matrix::new(&b, [depth, columns], [columns, 1]),
+                        Matrix::new(&b, [depth, columns], [1, depth]),
+                    ] {
+                        for start in [None, Some(start.as_slice())] {
+                            let expected = reference(start, left, right);
+                            let actual = product(start, left, right, Threads::One);
+                            assert_eq!(actual, expected, "{rows} x {depth} x {columns}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    for [rows, depth, columns] in [[70, 700, 130], [1, 3000, 2000], [3000, 2, 900], [5000, 1100, 1]] {
+        let (a, b) = (numbers(1, rows * depth), numbers(2, depth * columns));
+        let left = Matrix::new(&a, [rows, depth], [depth, 1]);
+        let right = Matrix::new(&b, [depth, columns], [columns, 1]);
+        let expected = product(None, left, right, Threads::One);
+        for threads in 1..=4 {
+            let actual = with_threads(threads, || product(None, left, right, Threads::All));
+            assert_eq!(actual, expected, "{rows} x {depth} x {columns} on {threads} threads");
+        }
+    }
+}
