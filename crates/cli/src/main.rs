@@ -1,7 +1,11 @@
 //! The program `posterior`: arguments in, the library crates called, words and files out.
 
 mod commands;
+mod input;
 mod output;
+mod plot;
+mod settings;
+mod spectrum_file;
 
 use clap::{Parser, Subcommand};
 
@@ -29,16 +33,52 @@ struct Global {
     /// Print more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Seed of everything random [default: the run's own, or 0].
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
+    /// Threads to compute with; results do not depend on it [default: all cores].
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(Box<commands::audit::Arguments>),
+    Demo(commands::demo::Arguments),
+    Diffusion(commands::diffusion::Arguments),
+    Rank(commands::rank::Arguments),
+    Solve(commands::solve::Arguments),
 }
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
-    let context = Context::new(cli.global.format, cli.global.quiet, cli.global.verbose);
-    let result: miette::Result<()> = match cli.command {};
+    let Global {
+        format,
+        quiet,
+        verbose,
+        seed,
+        threads,
+    } = cli.global;
+    if let Some(threads) = threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        if let Err(error) = pool.build_global() {
+            eprintln!("{threads} threads cannot be started: {error}");
+            return std::process::ExitCode::FAILURE;
+        }
+    }
+    let context = Context {
+        format,
+        quiet,
+        verbose,
+        seed,
+    };
+    let result: miette::Result<()> = match cli.command {
+        Command::Audit(arguments) => commands::audit::run(&arguments, &context),
+        Command::Demo(arguments) => commands::demo::run(&arguments, &context),
+        Command::Diffusion(arguments) => commands::diffusion::run(&arguments, &context),
+        Command::Rank(arguments) => commands::rank::run(&arguments, &context),
+        Command::Solve(arguments) => commands::solve::run(&arguments, &context),
+    };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(report) => {

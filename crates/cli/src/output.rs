@@ -22,9 +22,16 @@ pub struct Context {
     pub quiet: bool,
     /// How many times `-v` was given.
     pub verbose: u8,
+    /// The seed, if one was given.
+    pub seed: Option<u64>,
 }
 
 impl Context {
+    /// Where tensors live: this machine's processor.
+    pub fn device(&self) -> burn::tensor::Device {
+        burn::tensor::Device::flex()
+    }
+
     /// Writes the command's result: `document` as JSON, or the text that `text` makes of it.
     ///
     /// A reader that closed the pipe (`posterior … | head`) is not an error.

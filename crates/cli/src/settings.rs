@@ -23,18 +23,23 @@ pub fn resolve<T: DeserializeOwned>(
         let text = std::fs::read_to_string(path)
             .into_diagnostic()
             .wrap_err_with(|| format!("the settings in {} cannot be read", path.display()))?;
-        let table: toml::Table =
-            text.parse().map_err(|error| miette!("{} is not valid TOML: {error}", path.display()))?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error| miette!("{} is not valid TOML: {error}", path.display()))?;
         let mut own = toml::Table::new();
         for (key, value) in table {
             own.insert(key.replace('_', "-"), value);
         }
         // Each file is checked by itself, so that the message can name it.
-        own.clone().try_into::<T>().map_err(|error| miette!("{}: {error}", path.display()))?;
+        own.clone()
+            .try_into::<T>()
+            .map_err(|error| miette!("{}: {error}", path.display()))?;
         settings.extend(own);
     }
     settings.extend(toml::Table::try_from(flags).into_diagnostic()?);
-    settings.try_into().map_err(|error| miette!("the settings make no run: {error}"))
+    settings
+        .try_into()
+        .map_err(|error| miette!("the settings make no run: {error}"))
 }
 
 #[cfg(test)]
@@ -52,7 +57,11 @@ mod tests {
 
     impl Default for Settings {
         fn default() -> Self {
-            Self { batch_size: 1, rate: 0.5, kind: "a".to_owned() }
+            Self {
+                batch_size: 1,
+                rate: 0.5,
+                kind: "a".to_owned(),
+            }
         }
     }
 
@@ -68,9 +77,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.toml");
         std::fs::write(&path, "batch_size = 8\nkind = 'b'").unwrap();
-        let flags = Flags { batch_size: None, kind: Some("c") };
+        let flags = Flags {
+            batch_size: None,
+            kind: Some("c"),
+        };
         let settings: Settings = resolve([Some(&path)], &flags).unwrap();
-        assert_eq!(settings, Settings { batch_size: 8, rate: 0.5, kind: "c".to_owned() });
+        assert_eq!(
+            settings,
+            Settings {
+                batch_size: 8,
+                rate: 0.5,
+                kind: "c".to_owned()
+            }
+        );
     }
 
     #[test]
@@ -78,7 +97,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.toml");
         std::fs::write(&path, "batch-sice = 8").unwrap();
-        let flags = Flags { batch_size: None, kind: None };
+        let flags = Flags {
+            batch_size: None,
+            kind: None,
+        };
         let error = resolve::<Settings>([Some(&path)], &flags).unwrap_err().to_string();
         assert!(error.contains("a.toml") && error.contains("batch-sice"), "{error}");
     }

@@ -59,7 +59,10 @@ impl DenoiserConfig {
 
 /// A denoiser with its weights.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one value per program; the derive does not see through a Box")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value per program; the derive does not see through a Box"
+)]
 pub enum Denoiser {
     /// For points.
     Mlp(Mlp),

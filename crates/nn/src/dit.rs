@@ -78,16 +78,20 @@ impl Dit {
         require_divides(("heads", config.heads), ("hidden_size", config.hidden_size))?;
         // Half of a position's code is for the row, half for the column; each is sines and cosines.
         require_divides(("four", 4), ("hidden_size", config.hidden_size))?;
-        for (name, value) in
-            [("channels", config.channels), ("depth", config.depth), ("mlp_ratio", config.mlp_ratio)]
-        {
+        for (name, value) in [
+            ("channels", config.channels),
+            ("depth", config.depth),
+            ("mlp_ratio", config.mlp_ratio),
+        ] {
             require_positive(name, value)?;
         }
         let width = config.hidden_size;
         let patch_values = config.channels * config.patch_size * config.patch_size;
         let mut glorot = |shape| Linear::new(shape, Initial::Glorot, rng, device);
         let patch_in = glorot([patch_values, width]);
-        let blocks = (0..config.depth).map(|_| Block::new(config, &mut glorot, device)).collect();
+        let blocks = (0..config.depth)
+            .map(|_| Block::new(config, &mut glorot, device))
+            .collect();
         Ok(Self {
             patch_in,
             blocks,
@@ -114,7 +118,11 @@ impl Dit {
     /// [batch, values] to [batch, patches, channels · patch_size²].
     fn to_patches(&self, image: Tensor<2>) -> Tensor<3> {
         let [batch, _] = image.dims();
-        let DitConfig { channels, patch_size: patch, .. } = self.config;
+        let DitConfig {
+            channels,
+            patch_size: patch,
+            ..
+        } = self.config;
         let [rows, columns] = self.grid();
         image
             .reshape([batch, channels, rows, patch, columns, patch])
@@ -125,7 +133,13 @@ impl Dit {
     /// The inverse of [`Self::to_patches`].
     fn to_image(&self, patches: Tensor<3>) -> Tensor<2> {
         let [batch, ..] = patches.dims();
-        let DitConfig { channels, patch_size: patch, height, width, .. } = self.config;
+        let DitConfig {
+            channels,
+            patch_size: patch,
+            height,
+            width,
+            ..
+        } = self.config;
         let [rows, columns] = self.grid();
         patches
             .reshape([batch, rows, columns, channels, patch, patch])
@@ -135,14 +149,20 @@ impl Dit {
 
     /// Patches down and across.
     fn grid(&self) -> [usize; 2] {
-        [self.config.height / self.config.patch_size, self.config.width / self.config.patch_size]
+        [
+            self.config.height / self.config.patch_size,
+            self.config.width / self.config.patch_size,
+        ]
     }
 
     /// The fixed code of each patch's place, [1, patches, width].
     fn positions(&self, device: &Device) -> Tensor<3> {
         let [rows, columns] = self.grid();
         let width = self.config.hidden_size;
-        Tensor::from_data(TensorData::new(position_codes(rows, columns, width), [1, rows * columns, width]), device)
+        Tensor::from_data(
+            TensorData::new(position_codes(rows, columns, width), [1, rows * columns, width]),
+            device,
+        )
     }
 }
 
@@ -162,8 +182,14 @@ impl Block {
 
     /// [batch, tokens, hidden_size] and the conditions [batch, width] to the next tokens.
     fn forward(&self, tokens: Tensor<3>, condition: Tensor<2>) -> Tensor<3> {
-        let [attention_shift, attention_scale, attention_gate, mlp_shift, mlp_scale, mlp_gate] =
-            columns(self.modulation.forward(condition));
+        let [
+            attention_shift,
+            attention_scale,
+            attention_gate,
+            mlp_shift,
+            mlp_scale,
+            mlp_gate,
+        ] = columns(self.modulation.forward(condition));
 
         let normed = ops::layer_norm_modulated(tokens.clone(), attention_shift, attention_scale, EPSILON);
         let attended = ops::self_attention(self.qkv.forward_tokens(normed), self.heads);

@@ -41,7 +41,10 @@ impl ConditionEmbedding {
     /// One row of [batch, width] per sample.
     pub(crate) fn forward(&self, conditions: &Conditions, device: &Device) -> Tensor<2> {
         let batch = conditions.noise.len();
-        let waves = Tensor::<2>::from_data(TensorData::new(waves(&conditions.noise), [batch, 2 * FREQUENCIES]), device);
+        let waves = Tensor::<2>::from_data(
+            TensorData::new(waves(&conditions.noise), [batch, 2 * FREQUENCIES]),
+            device,
+        );
         let noise = self.noise_out.forward(ops::silu(self.noise_in.forward(waves)));
         match &self.class_table {
             None => noise,
@@ -85,7 +88,11 @@ mod tests {
         let apart = |sigma: f64| {
             let row = waves(&[sigma.ln() / 4.0, (1.05 * sigma).ln() / 4.0]);
             let (a, b) = row.split_at(2 * FREQUENCIES);
-            a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum::<f64>()
+                .sqrt()
         };
         assert!([0.002, 0.1, 1.0, 80.0].into_iter().all(|sigma| apart(sigma) > 0.5));
     }

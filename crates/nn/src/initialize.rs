@@ -29,7 +29,11 @@ impl Initial {
     }
 
     fn values<R: Rng>(self, count: usize, inputs: usize, outputs: usize, rng: &mut R) -> Vec<f32> {
-        let mut uniform = |limit: f64| (0..count).map(|_| ((rng.random::<f64>() * 2.0 - 1.0) * limit) as f32).collect();
+        let mut uniform = |limit: f64| {
+            (0..count)
+                .map(|_| ((rng.random::<f64>() * 2.0 - 1.0) * limit) as f32)
+                .collect()
+        };
         match self {
             Self::Glorot => uniform((6.0 / (inputs + outputs) as f64).sqrt()),
             Self::Uniform => uniform(1.0 / (inputs as f64).sqrt()),
@@ -56,7 +60,8 @@ mod tests {
     #[test]
     fn spreads_are_the_stated_ones() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        let std = |values: &[f32]| (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
+        let std =
+            |values: &[f32]| (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
         // The standard error of a standard deviation over n draws is about std / sqrt(2 n): 0.4 % here.
         let normal = Initial::Normal(0.02).values(40_000, 100, 400, &mut rng);
         assert!((std(&normal) / 0.02 - 1.0).abs() < 0.02);

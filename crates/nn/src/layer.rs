@@ -18,12 +18,18 @@ pub(crate) struct Linear {
 impl Linear {
     /// Weights as `initial` says, bias zero.
     pub(crate) fn new<R: Rng>(shape: [usize; 2], initial: Initial, rng: &mut R, device: &Device) -> Self {
-        Self { weight: initial.matrix(shape, rng, device), bias: zeros([shape[1]], device) }
+        Self {
+            weight: initial.matrix(shape, rng, device),
+            bias: zeros([shape[1]], device),
+        }
     }
 
     /// All zeros: the layer starts silent.
     pub(crate) fn silent(shape: [usize; 2], device: &Device) -> Self {
-        Self { weight: zeros(shape, device), bias: zeros([shape[1]], device) }
+        Self {
+            weight: zeros(shape, device),
+            bias: zeros([shape[1]], device),
+        }
     }
 
     /// [rows, inputs] to [rows, outputs].

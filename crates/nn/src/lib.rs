@@ -54,11 +54,20 @@ fn require_divides(
     if value.is_multiple_of(divisor) {
         Ok(())
     } else {
-        Err(ConfigError::NotDivisible { name, value, divisor_name, divisor })
+        Err(ConfigError::NotDivisible {
+            name,
+            value,
+            divisor_name,
+            divisor,
+        })
     }
 }
 
 /// Checks that a size named as in the configuration is at least 1.
 fn require_positive(name: &'static str, value: usize) -> Result<(), ConfigError> {
-    if value == 0 { Err(ConfigError::Zero { name }) } else { Ok(()) }
+    if value == 0 {
+        Err(ConfigError::Zero { name })
+    } else {
+        Ok(())
+    }
 }

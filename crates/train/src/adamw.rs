@@ -30,7 +30,13 @@ pub struct AdamWConfig {
 impl Default for AdamWConfig {
     /// PyTorch's defaults, without clipping.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 1e-2, max_grad_norm: None }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 1e-2,
+            max_grad_norm: None,
+        }
     }
 }
 
@@ -52,7 +58,11 @@ struct Moments {
 impl AdamW {
     /// A fresh optimiser: all moments zero.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
+        Self {
+            config,
+            steps: 0,
+            moments: BTreeMap::new(),
+        }
     }
 
     /// One step; returns the module and the gradient's norm before clipping.
@@ -71,9 +81,13 @@ impl AdamW {
             gradient_scale: clip_factor(norm, self.config.max_grad_norm),
         };
         let module = update(module, |name, parameter| {
-            let Some(gradient) = gradients.0.remove(name) else { return parameter };
-            let Moments { first, second } =
-                self.moments.remove(name).unwrap_or_else(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
+            let Some(gradient) = gradients.0.remove(name) else {
+                return parameter;
+            };
+            let Moments { first, second } = self.moments.remove(name).unwrap_or_else(|| Moments {
+                first: gradient.zeros_like(),
+                second: gradient.zeros_like(),
+            });
             let (parameter, first, second) = ops::adamw(parameter, gradient, first, second, step);
             self.moments.insert(name.to_owned(), Moments { first, second });
             parameter
@@ -92,7 +106,11 @@ impl AdamW {
             tensors.insert(format!("first_moment.{name}"), to_host(first.clone()));
             tensors.insert(format!("second_moment.{name}"), to_host(second.clone()));
         }
-        write_tensors(file, &tensors, &BTreeMap::from([("steps".to_owned(), Scalar::U64(self.steps))]))
+        write_tensors(
+            file,
+            &tensors,
+            &BTreeMap::from([("steps".to_owned(), Scalar::U64(self.steps))]),
+        )
     }
 
     /// Reads what [`Self::save`] wrote.

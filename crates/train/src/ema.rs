@@ -27,7 +27,11 @@ impl<M: Module> Ema<M> {
 
     /// The average as it was after `updates` updates.
     pub fn resume(average: M, decay: f64, updates: u64) -> Self {
-        Self { average, decay, updates }
+        Self {
+            average,
+            decay,
+            updates,
+        }
     }
 
     /// Takes the module's present parameters into the average.

@@ -46,7 +46,11 @@ impl NamedGradients {
 
     /// The Euclidean norm over all parameters.
     pub fn norm(&self) -> f64 {
-        self.0.values().map(|gradient| ops::sum_of_squares(gradient.clone())).sum::<f64>().sqrt()
+        self.0
+            .values()
+            .map(|gradient| ops::sum_of_squares(gradient.clone()))
+            .sum::<f64>()
+            .sqrt()
     }
 }
 

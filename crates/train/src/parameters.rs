@@ -53,7 +53,9 @@ pub fn apply<M: Module, E>(module: M, take: impl FnMut(&str, &[usize]) -> Result
             }
             let shape = param.lazy_shape().to_vec();
             match (self.1)(&self.0.name(), &shape) {
-                Ok(values) => replace(param, |old| Tensor::from_data(TensorData::new(values, shape), &old.device())),
+                Ok(values) => replace(param, |old| {
+                    Tensor::from_data(TensorData::new(values, shape), &old.device())
+                }),
                 Err(error) => {
                     self.2 = Some(error);
                     param
@@ -149,7 +151,10 @@ pub(crate) fn to_host<const D: usize>(tensor: Tensor<D>) -> HostTensor {
     let data = tensor.into_data().convert::<f32>();
     let shape = data.shape().to_vec();
     // The conversion above makes the type right, so this cannot fail.
-    HostTensor { shape, data: data.try_into_vec().unwrap_or_default() }
+    HostTensor {
+        shape,
+        data: data.try_into_vec().unwrap_or_default(),
+    }
 }
 
 /// The tensor without its gradient graph.

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use diffusion::config::TrainConfig;
 use diffusion::data::Part;
-use diffusion::evaluate::{Images, Judgement, LevelError, gaussian_distance, judge, level_errors};
-use diffusion::model::Model;
+use diffusion::evaluate::{Images, Judgement, LevelError, gaussian_distance, judge};
 use exact::audit::{Start, audit};
-use miette::{IntoDiagnostic as _, WrapErr as _};
+use miette::IntoDiagnostic as _;
 use serde::Serialize;
 
-use super::plan::{PlanArguments, spectrum};
+use super::plan::PlanArguments;
 use super::sample::{Wish, draw};
+use super::trained::Trained;
+use crate::commands::audit::level_table;
 use crate::output::{Context, number, table};
 
 const EXAMPLES: &str = "\
@@ -66,30 +66,21 @@ struct Document {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
-    let device = context.device();
-    let model = Model::open(&arguments.run, &device).into_diagnostic()?;
-    let config: TrainConfig = ::train::run::Run::read_config(&arguments.run)
-        .into_diagnostic()
-        .wrap_err("an evaluation needs the run's configuration, to read its data")?;
-    let mut data = diffusion::data::open(&config.data, &config.data_options()).into_diagnostic()?;
-    if let Some(limit) = config.limit {
-        data = data.limit(limit);
-    }
-    let held_out = config.held_out_count(data.len());
-    let (training, held_out) = data.split(held_out, config.seed).into_diagnostic()?;
-    let spectrum = spectrum(&model)?;
-    let (name, plan) = arguments.plan.plan(&model, context)?;
-
+    let trained = Trained::open(&arguments.run, context)?;
+    let Trained {
+        model,
+        config,
+        training,
+        held_out,
+    } = &trained;
+    let spectrum = trained.spectrum()?;
+    let (name, plan) = arguments.plan.plan(model, context)?;
     let sigmas: Vec<f64> = {
-        let noise = model.noise().into_diagnostic()?;
+        let noise = trained.noise()?;
         let (low, high) = (noise.sigma_min(), noise.sigma_max().min(100.0));
         (0..10).map(|i| low * (high / low).powf(f64::from(i) / 9.0)).collect()
     };
-    let levels = if held_out.is_empty() {
-        Vec::new()
-    } else {
-        level_errors(&model.denoiser(), &held_out, &spectrum, &sigmas, config.seed).into_diagnostic()?
-    };
+    let levels = trained.level_errors(&sigmas)?;
 
     let wish = Wish {
         seed: context.seed.unwrap_or(config.seed),
@@ -99,27 +90,41 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         batch_size: arguments.batch_size,
         keep_path: false,
     };
-    let drawn = draw(&model, &plan, wish, context)?;
+    let drawn = draw(model, &plan, wish, context)?;
     let all = |data: &diffusion::data::Dataset| data.batch(&(0..data.len()).collect::<Vec<_>>());
-    let (size, real) = (model.config.shape.values(), all(&training));
+    let (size, real) = (model.config.shape.values(), all(training));
     let gaussian_w2 = gaussian_distance(&drawn.values, &real, size).into_diagnostic()?;
     let gaussian_w2_of_held_out = (held_out.len() > 1)
-        .then(|| gaussian_distance(&all(&held_out), &real, size))
+        .then(|| gaussian_distance(&all(held_out), &real, size))
         .transpose()
         .into_diagnostic()?;
 
     let judgement = if arguments.classifier {
         context.say("training classifiers");
-        let real = Images::of(&training).into_diagnostic()?;
+        let real = Images::of(training).into_diagnostic()?;
         // A source that has a test part is tested on it, any other on what was held out.
-        let test_options = diffusion::data::Options { part: Some(Part::Test), ..config.data_options() };
+        let test_options = diffusion::data::Options {
+            part: Some(Part::Test),
+            ..config.data_options()
+        };
         let test = match diffusion::data::open(&config.data, &test_options) {
             Ok(test) => Images::of(&test).into_diagnostic()?,
-            Err(_) => Images::of(&held_out).into_diagnostic()?,
+            Err(_) => Images::of(held_out).into_diagnostic()?,
         };
         let labels: Option<Vec<u32>> = drawn.classes.iter().copied().collect();
         let epochs = arguments.classifier_epochs;
-        Some(judge(&drawn.values, labels.as_deref(), &real, &test, epochs, config.seed, &device).into_diagnostic()?)
+        Some(
+            judge(
+                &drawn.values,
+                labels.as_deref(),
+                &real,
+                &test,
+                epochs,
+                config.seed,
+                &context.device(),
+            )
+            .into_diagnostic()?,
+        )
     } else {
         None
     };
@@ -137,32 +142,42 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
 }
 
 fn text(document: &Document) -> String {
-    let mut levels = table(["noise level", "network's error", "best linear error", "ratio"]);
-    for level in &document.levels {
-        levels.add_row([
-            number(level.sigma),
-            number(level.network),
-            number(level.best_linear),
-            number(level.network / level.best_linear),
-        ]);
-    }
+    let levels = level_table(&document.levels);
     let mut distances = table(["distance to the training data", "value"]);
     let mut row = |name: String, value: f64| {
         distances.add_row([name, number(value)]);
     };
-    row(format!("W2 of Gaussian fits, {} samples", document.samples), document.gaussian_w2);
+    row(
+        format!("W2 of Gaussian fits, {} samples", document.samples),
+        document.gaussian_w2,
+    );
     if let Some(value) = document.gaussian_w2_of_held_out {
         row("W2 of Gaussian fits, held-out data".to_owned(), value);
     }
-    row("W2 of this plan with a perfect network (audit)".to_owned(), document.audit_w2);
+    row(
+        "W2 of this plan with a perfect network (audit)".to_owned(),
+        document.audit_w2,
+    );
     if let Some(judgement) = &document.judgement {
-        row("Frechet distance in features, samples".to_owned(), judgement.frechet_distance);
-        row("Frechet distance in features, real test data".to_owned(), judgement.frechet_distance_of_real_data);
+        row(
+            "Frechet distance in features, samples".to_owned(),
+            judgement.frechet_distance,
+        );
+        row(
+            "Frechet distance in features, real test data".to_owned(),
+            judgement.frechet_distance_of_real_data,
+        );
         if let Some(accuracy) = judgement.accuracy_trained_on_samples {
             row("accuracy on real test data, trained on samples".to_owned(), accuracy);
         }
-        row("the same, trained on as many real".to_owned(), judgement.accuracy_trained_on_as_many_real);
-        row("the same, trained on all real".to_owned(), judgement.accuracy_trained_on_real);
+        row(
+            "the same, trained on as many real".to_owned(),
+            judgement.accuracy_trained_on_as_many_real,
+        );
+        row(
+            "the same, trained on all real".to_owned(),
+            judgement.accuracy_trained_on_real,
+        );
     }
     format!(
         "{}, {} network evaluations\n\nmean squared error of the estimate of the clean data, on held-out samples\n{levels}\n\n{distances}",

@@ -2,8 +2,9 @@
 
 mod eval;
 mod plan;
-mod sample;
-mod train;
+pub mod sample;
+pub mod train;
+pub mod trained;
 
 use clap::Subcommand;
 

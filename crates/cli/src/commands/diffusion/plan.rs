@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use diffusion::model::Model;
-use exact::audit::Start;
 use exact::recipe::Recipe;
 use exact::sampler::Plan;
 use exact::scheduler_config::SchedulerConfig;
@@ -49,8 +48,13 @@ impl PlanArguments {
                 .into_diagnostic()
                 .wrap_err_with(|| format!("{} cannot be read", path.display()))?;
             let place = || format!("{} makes no plan", path.display());
-            let config = SchedulerConfig::from_json(&text).into_diagnostic().wrap_err_with(place)?;
-            let made = config.plan(self.steps, self.eta).into_diagnostic().wrap_err_with(place)?;
+            let config = SchedulerConfig::from_json(&text)
+                .into_diagnostic()
+                .wrap_err_with(place)?;
+            let made = config
+                .plan(self.steps, self.eta)
+                .into_diagnostic()
+                .wrap_err_with(place)?;
             for warning in &made.warnings {
                 context.say(format_args!("warning: {warning}"));
             }
@@ -73,20 +77,21 @@ impl PlanArguments {
             steps: vec![self.steps],
         };
         let recipe = Recipe {
-            rule: choice.rule(&spectrum),
-            spacing: Some(spacing.spacing()),
-            steps: self.steps,
-            end_time: None,
             sigma_min: self.sigma_min,
-            start: Start::Prior,
+            ..choice.recipe(&spectrum)
         };
         let noise = model.noise().into_diagnostic()?;
-        let plan = recipe.plan(&noise, &spectrum).into_diagnostic().wrap_err("these settings make no plan")?;
+        let plan = recipe
+            .plan(&noise, &spectrum)
+            .into_diagnostic()
+            .wrap_err("these settings make no plan")?;
         Ok((format!("{}, {} steps", choice.name(Some(spacing)), self.steps), plan))
     }
 }
 
 /// The spectrum of a model's training data.
 pub fn spectrum(model: &Model) -> miette::Result<Spectrum> {
-    Spectrum::new(model.config.data.variances.clone()).into_diagnostic().wrap_err("the model's data statistics are damaged")
+    Spectrum::new(model.config.data.variances.clone())
+        .into_diagnostic()
+        .wrap_err("the model's data statistics are damaged")
 }

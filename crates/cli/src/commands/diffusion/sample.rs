@@ -80,7 +80,7 @@ pub struct Drawn {
     /// The class of each.
     pub classes: Vec<Option<u32>>,
     /// States after each row, [rows][count, size], where asked for.
-    states: Vec<Vec<f32>>,
+    pub states: Vec<Vec<f32>>,
     /// Estimates in each row, likewise.
     estimates: Vec<Vec<f32>>,
 }
@@ -108,8 +108,18 @@ pub fn draw(model: &Model, plan: &exact::sampler::Plan, wish: Wish, context: &Co
     let (count, size) = (wish.classes.len(), model.config.shape.values());
     let remembered = if wish.keep_path { rows } else { 0 };
     let (mut states, mut estimates) = (vec![Vec::new(); remembered], vec![Vec::new(); remembered]);
-    let request = Request { seed: wish.seed, first: wish.first, classes: wish.classes, batch_size: wish.batch_size };
-    let mut progress = if context.quiet { Progress::silent() } else { Progress::on_standard_error() }.showing(&[]);
+    let request = Request {
+        seed: wish.seed,
+        first: wish.first,
+        classes: wish.classes,
+        batch_size: wish.batch_size,
+    };
+    let mut progress = if context.quiet {
+        Progress::silent()
+    } else {
+        Progress::on_standard_error()
+    }
+    .showing(&[]);
     let batches = count.div_ceil(wish.batch_size.max(1));
     progress.start(0, (rows * batches) as u64);
     let mut done = 0;
@@ -159,7 +169,11 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         files,
     };
     context.emit(&document, |document| {
-        let files: Vec<String> = document.files.iter().map(|file| format!("  {}", file.display())).collect();
+        let files: Vec<String> = document
+            .files
+            .iter()
+            .map(|file| format!("  {}", file.display()))
+            .collect();
         format!(
             "{} samples by {}, {} network evaluations each, in {} s\n{}",
             document.samples,
@@ -173,22 +187,33 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
 
 fn write(model: &Model, drawn: &Drawn, arguments: &Arguments, context: &Context) -> miette::Result<Vec<PathBuf>> {
     let (out, shape) = (&arguments.out, model.config.shape);
-    std::fs::create_dir_all(out).into_diagnostic().wrap_err_with(|| format!("{} cannot be made", out.display()))?;
+    std::fs::create_dir_all(out)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("{} cannot be made", out.display()))?;
     let mut files = Vec::new();
     let size = shape.values();
     let mut raw = drawn.values.clone();
-    raw.chunks_exact_mut(size).for_each(|sample| model.config.scaling.restore(sample));
+    raw.chunks_exact_mut(size)
+        .for_each(|sample| model.config.scaling.restore(sample));
     let mut dimensions = vec![drawn.values.len() / size];
     match shape {
         Shape::Points { dimensions: axes } => dimensions.push(axes),
-        Shape::Image { channels, height, width } => dimensions.extend([channels, height, width]),
+        Shape::Image {
+            channels,
+            height,
+            width,
+        } => dimensions.extend([channels, height, width]),
     }
     let path = out.join("samples.npy");
     npy::write_f32(&path, &dimensions, &raw).into_diagnostic()?;
     files.push(path);
     if drawn.classes.iter().all(Option::is_some) && !drawn.classes.is_empty() {
         let path = out.join("labels.npy");
-        let labels: Vec<f32> = drawn.classes.iter().map(|class| class.map_or(0.0, |class| class as f32)).collect();
+        let labels: Vec<f32> = drawn
+            .classes
+            .iter()
+            .map(|class| class.map_or(0.0, |class| class as f32))
+            .collect();
         npy::write_f32(&path, &[labels.len()], &labels).into_diagnostic()?;
         files.push(path);
     }
@@ -200,10 +225,23 @@ fn write(model: &Model, drawn: &Drawn, arguments: &Arguments, context: &Context)
     };
     match shape {
         Shape::Image { .. } => {
-            picture("grid.png", &grid(&drawn.values, shape, &Layout::square(shape, dimensions[0])).into_diagnostic()?)?;
+            picture(
+                "grid.png",
+                &grid(&drawn.values, shape, &Layout::square(shape, dimensions[0])).into_diagnostic()?,
+            )?;
         }
         Shape::Points { dimensions: 2 } => {
-            picture("scatter.png", &scatter(&[Layer { points: &raw, color: Layer::SAMPLES }], 640).into_diagnostic()?)?;
+            picture(
+                "scatter.png",
+                &scatter(
+                    &[Layer {
+                        points: &raw,
+                        color: Layer::SAMPLES,
+                    }],
+                    640,
+                )
+                .into_diagnostic()?,
+            )?;
         }
         Shape::Points { .. } => {
             context.say("no picture: only images and points in the plane are drawn");
@@ -211,8 +249,14 @@ fn write(model: &Model, drawn: &Drawn, arguments: &Arguments, context: &Context)
     }
     if arguments.path && shape.is_image() {
         let layout = Layout::square(shape, 1);
-        picture("path.png", &denoising_path(&thinned(&drawn.states, 12), shape, &layout).into_diagnostic()?)?;
-        picture("estimates.png", &denoising_path(&thinned(&drawn.estimates, 12), shape, &layout).into_diagnostic()?)?;
+        picture(
+            "path.png",
+            &denoising_path(&thinned(&drawn.states, 12), shape, &layout).into_diagnostic()?,
+        )?;
+        picture(
+            "estimates.png",
+            &denoising_path(&thinned(&drawn.estimates, 12), shape, &layout).into_diagnostic()?,
+        )?;
     }
     if arguments.animation {
         let path = out.join("denoising.png");
@@ -228,7 +272,13 @@ fn animate(path: &Path, drawn: &Drawn, shape: Shape) -> miette::Result<()> {
         .iter()
         .map(|states| match shape {
             Shape::Image { .. } => grid(states, shape, &Layout::square(shape, states.len() / shape.values())),
-            Shape::Points { .. } => scatter(&[Layer { points: states, color: Layer::SAMPLES }], 480),
+            Shape::Points { .. } => scatter(
+                &[Layer {
+                    points: states,
+                    color: Layer::SAMPLES,
+                }],
+                480,
+            ),
         })
         .collect::<Result<_, _>>()
         .into_diagnostic()?;
@@ -236,7 +286,9 @@ fn animate(path: &Path, drawn: &Drawn, shape: Shape) -> miette::Result<()> {
 }
 
 /// At most `most` of the rows, evenly spread, the last among them.
-fn thinned(rows: &[Vec<f32>], most: usize) -> Vec<Vec<f32>> {
+pub fn thinned(rows: &[Vec<f32>], most: usize) -> Vec<Vec<f32>> {
     let count = rows.len().min(most);
-    (1..=count).map(|i| rows[(i * rows.len()).div_ceil(count) - 1].clone()).collect()
+    (1..=count)
+        .map(|i| rows[(i * rows.len()).div_ceil(count) - 1].clone())
+        .collect()
 }

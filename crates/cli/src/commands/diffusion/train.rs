@@ -13,7 +13,7 @@ use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use serde::Serialize;
 
 use crate::commands::usage_error;
-use crate::output::{Context, number};
+use crate::output::Context;
 use crate::settings;
 
 const EXAMPLES: &str = "\
@@ -208,14 +208,48 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         config.seed = seed;
     }
     if config.data.is_empty() {
-        usage_error("diffusion", "give the data to train on with --data, or a --config FILE that names them");
+        usage_error(
+            "diffusion",
+            "give the data to train on with --data, or a --config FILE that names them",
+        );
     }
     config.check().into_diagnostic()?;
-    execute(config, &arguments.out, arguments.resume, context).map(drop)
+    let (training, outcome) = execute(config, &arguments.out, arguments.resume, context)?;
+    let finished = outcome == Outcome::Finished;
+    let document = Document {
+        run: &arguments.out,
+        model: finished.then(|| arguments.out.join("model")),
+        steps: match outcome {
+            Outcome::Finished => training.steps(),
+            Outcome::Interrupted(steps) => steps,
+        },
+        finished,
+        parameters: training.parameters(),
+        examples: training.data().len(),
+    };
+    context.emit(&document, |document| match &document.model {
+        Some(model) => format!(
+            "trained {} steps on {} examples; the model is in {}\nnext: posterior diffusion sample --run {} --out samples",
+            document.steps,
+            document.examples,
+            model.display(),
+            document.run.display()
+        ),
+        None => format!(
+            "interrupted after {} steps; a checkpoint is saved\nnext: posterior diffusion train --resume --out {}",
+            document.steps,
+            document.run.display()
+        ),
+    })
 }
 
-/// Trains as `config` says into `out` and reports.
-pub fn execute(config: TrainConfig, out: &Path, resume: bool, context: &Context) -> miette::Result<Training> {
+/// Trains as `config` says into `out`, with progress; a run that finishes has a model.
+pub fn execute(
+    config: TrainConfig,
+    out: &Path,
+    resume: bool,
+    context: &Context,
+) -> miette::Result<(Training, Outcome)> {
     let settings = Settings {
         steps: 0,
         log_every: config.log_every,
@@ -225,7 +259,10 @@ pub fn execute(config: TrainConfig, out: &Path, resume: bool, context: &Context)
         best: None,
     };
     let mut training = Training::new(config.clone(), &context.device()).into_diagnostic()?;
-    let settings = Settings { steps: training.steps(), ..settings };
+    let settings = Settings {
+        steps: training.steps(),
+        ..settings
+    };
     let run = if resume {
         let (run, changed) = Run::resume(out, &config, MAY_CHANGE).into_diagnostic()?;
         for change in changed {
@@ -248,40 +285,22 @@ pub fn execute(config: TrainConfig, out: &Path, resume: bool, context: &Context)
         config.batch_size,
     ));
     let interrupt = Interrupt::on_signals().into_diagnostic()?;
-    let shown: &[&str] = if config.eval_every > 0 { &["loss", "eval_loss"] } else { &["loss"] };
-    let mut progress = if context.quiet { Progress::silent() } else { Progress::on_standard_error() }.showing(shown);
+    let shown: &[&str] = if config.eval_every > 0 {
+        &["loss", "eval_loss"]
+    } else {
+        &["loss"]
+    };
+    let mut progress = if context.quiet {
+        Progress::silent()
+    } else {
+        Progress::on_standard_error()
+    }
+    .showing(shown);
     let outcome = train(&run, &settings, &mut training, &mut progress, &interrupt)
         .into_diagnostic()
         .wrap_err_with(|| format!("training {} stopped", out.display()))?;
-    let (steps, finished) = match outcome {
-        Outcome::Finished => (training.steps(), true),
-        Outcome::Interrupted(steps) => (steps, false),
-    };
-    let model = run.model_directory();
-    if finished {
-        training.model().save(&model).into_diagnostic()?;
+    if outcome == Outcome::Finished {
+        training.model().save(&run.model_directory()).into_diagnostic()?;
     }
-    let document = Document {
-        run: out,
-        model: finished.then_some(model),
-        steps,
-        finished,
-        parameters: training.parameters(),
-        examples: training.data().len(),
-    };
-    context.emit(&document, |document| match &document.model {
-        Some(model) => format!(
-            "trained {} steps on {} examples; the model is in {}\nnext: posterior diffusion sample --run {} --out samples",
-            document.steps,
-            number(document.examples as f64),
-            model.display(),
-            out.display()
-        ),
-        None => format!(
-            "interrupted after {} steps; a checkpoint is saved\nnext: posterior diffusion train --resume --out {}",
-            document.steps,
-            out.display()
-        ),
-    })?;
-    Ok(training)
+    Ok((training, outcome))
 }
