@@ -23,8 +23,8 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
     /// Dashed and without marks: what the others are compared with.
     pub target: bool,
-    /// Curves of the same group share a colour.
-    pub group: usize,
+    /// Curves of the same group share a colour; those of none are black.
+    pub group: Option<usize>,
 }
 
 /// The format of a picture file.
@@ -49,14 +49,18 @@ impl PictureFormat {
 const SIZE: (u32, u32) = (960, 640);
 const FONT: &str = "sans-serif";
 
-/// Colours that stay apart in print and for people who see few colours (Okabe & Ito 2008).
-const COLOURS: [RGBColor; 6] = [
+/// Colours that stay apart in print; the first six also for people who see few colours (Okabe & Ito 2008).
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
+    RGBColor(120, 94, 240),
+    RGBColor(130, 80, 40),
+    RGBColor(120, 120, 120),
+    RGBColor(170, 20, 60),
 ];
 
 /// Draws curves of standard deviation against noise level, as sampling meets them: the noisiest level on the left.
@@ -150,7 +154,7 @@ fn draw_on<B: DrawingBackend>(
         .light_line_style(WHITE)
         .draw()?;
     for curve in curves {
-        let colour = COLOURS[curve.group % COLOURS.len()];
+        let colour = curve.group.map_or(BLACK, |group| COLOURS[group % COLOURS.len()]);
         let points: Vec<(f64, f64)> = curve
             .points
             .iter()
@@ -196,7 +200,7 @@ mod tests {
             label: label.to_owned(),
             points: points.clone(),
             target,
-            group: 0,
+            group: Some(0),
         };
         vec![curve("data", true), curve("sampler", false)]
     }

@@ -35,7 +35,7 @@ pub fn axes(
                 .map(|sigma| (sigma, target(sigma)))
                 .collect(),
             target: true,
-            group: axis,
+            group: Some(axis),
         });
         let points = waypoints
             .iter()
@@ -50,7 +50,7 @@ pub fn axes(
             label: format!("{}, {name}", candidate.name),
             points,
             target: false,
-            group: axis,
+            group: Some(axis),
         });
     }
     let title = format!("{}, {} steps", candidate.name, candidate.steps);
@@ -85,12 +85,11 @@ pub fn candidates(
             })
             .collect();
         let label = format!("{}, {} steps", candidate.name, candidate.steps);
-        // The first colour is the data's.
         curves.push(Curve {
             label,
             points,
             target: false,
-            group: index + 1,
+            group: Some(index),
         });
         levels.extend(dense(&waypoints));
     }
@@ -110,7 +109,7 @@ pub fn candidates(
             label: "data".to_owned(),
             points,
             target: true,
-            group: 0,
+            group: None,
         },
     );
     let label = y_label(process, "root mean square");

@@ -61,7 +61,15 @@ pub fn number_or_inf<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok,
 pub fn level_table(errors: &[LevelError]) -> comfy_table::Table {
     let mut levels = table(["noise level", "network's error", "best linear error", "ratio"]);
     for level in errors {
-        levels.add_row([level.sigma, level.network, level.best_linear, level.network / level.best_linear].map(number));
+        levels.add_row(
+            [
+                level.sigma,
+                level.network,
+                level.best_linear,
+                level.network / level.best_linear,
+            ]
+            .map(number),
+        );
     }
     levels
 }
@@ -77,22 +85,28 @@ pub fn text(
     start: Start,
     verbose: bool,
 ) -> String {
-    let mut summary = table(["", ""]);
-    summary.add_row(["2-Wasserstein distance", &number(audit.w2)]);
-    summary.add_row(["  initialization", &number(audit.error.initialization)]);
-    summary.add_row(["  truncation", &number(audit.error.truncation)]);
-    summary.add_row(["  discretization", &number(audit.error.discretization)]);
-    summary.add_row(["KL(output ‖ data), nats", &number(audit.kl)]);
     let mut text = format!(
-        "{}, {} steps {}: {} network evaluations\n{summary}\n\n{}\n",
+        "{}, {} steps {}: {} network evaluations\n\n",
         candidate.name,
         candidate.steps,
         start_words(start),
-        audit.network_evaluations,
-        axes(audit)
+        audit.network_evaluations
     );
+    for (name, value) in [
+        ("2-Wasserstein distance", audit.w2),
+        ("  initialization", audit.error.initialization),
+        ("  truncation", audit.error.truncation),
+        ("  discretization", audit.error.discretization),
+        ("KL(output ‖ data), nats", audit.kl),
+    ] {
+        text += &format!(" {name:<24} {:>9}\n", number(value));
+    }
+    text += &format!("\n{}\n", axes(audit));
     if let Some(network) = network {
-        text += &format!("\nthe trained network at the plan's levels, on held-out samples\n{}\n", level_table(network));
+        text += &format!(
+            "\nthe trained network at the plan's levels, on held-out samples\n{}\n",
+            level_table(network)
+        );
     }
     if verbose {
         text += &format!(
