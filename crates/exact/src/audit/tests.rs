@@ -19,7 +19,7 @@ fn output_variance(plan: &Plan, std: f64) -> f64 {
         .powi(2)
 }
 
-/// The issue's own two-line experiment: t from 1 to 0 in equal steps, from N(0, 1).
+/// t from 1 to 0 in equal steps, from N(0, 1).
 fn time_levels(steps: usize) -> Levels {
     Levels::uniform(0.0, 1.0, steps).unwrap()
 }
