@@ -254,7 +254,7 @@ fn bad_input_is_told_what_to_do() {
             1,
             &["200", "10"],
         ),
-        (&["--data", "digits", "--held-out", "1797"], 1, &["held"]),
+        (&["--data", "digits", "--held-out", "1797"], 1, &["1798", "1797"]),
         (&["--data", "points:moons", "--network", "dit"], 1, &["mlp"]),
         (&["--resume"], 1, &["no run to resume"]),
     ];
