@@ -6,160 +6,184 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Distribution, Tensor, activation};
-use posterior_ops::{
-    AdamwStep, adamw, ema, gated_residual, gelu, layer_norm_modulated, linear, self_attention, silu, sum_of_squares,
-};
+use burn::tensor::{Device, Distribution, Tensor};
+use posterior_ops::{AdamwStep, adamw, ema, sum_of_squares};
 
 const BATCH: usize = 64;
 const TOKENS: usize = 49;
+const ROWS: usize = BATCH * TOKENS;
 const WIDTH: usize = 256;
 const HEADS: usize = 4;
 const MLP: usize = 1024;
 const EPSILON: f64 = 1e-6;
 
-/// What a row of the table moves or computes.
-enum Work {
-    Flop(usize),
-    Bytes(usize),
+/// The operations of a DiT, by one implementation or the other.
+struct Operations {
+    linear: fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>) -> Tensor<2>,
+    layer_norm_modulated: fn(Tensor<3>, Tensor<2>, Tensor<2>, f64) -> Tensor<3>,
+    gelu: fn(Tensor<2>) -> Tensor<2>,
+    silu: fn(Tensor<2>) -> Tensor<2>,
+    self_attention: fn(Tensor<3>, usize) -> Tensor<3>,
+    gated_residual: fn(Tensor<3>, Tensor<2>, Tensor<3>) -> Tensor<3>,
 }
 
-/// Inputs of an operation, each flattened.
-type Inputs<'a> = &'a [Tensor<1>];
-type Operation = fn(Inputs<'_>) -> Tensor<1>;
+const FUSED: Operations = Operations {
+    linear: posterior_ops::linear,
+    layer_norm_modulated: posterior_ops::layer_norm_modulated,
+    gelu: posterior_ops::gelu,
+    silu: posterior_ops::silu,
+    self_attention: posterior_ops::self_attention,
+    gated_residual: posterior_ops::gated_residual,
+};
+
+const BURN: Operations = Operations {
+    linear: |x, weight, bias| {
+        let product = x.matmul(weight);
+        match bias {
+            None => product,
+            Some(bias) => product + bias.unsqueeze(),
+        }
+    },
+    layer_norm_modulated: |x, shift, scale, epsilon| {
+        let centered = x.clone() - x.mean_dim(2);
+        let variance = (centered.clone() * centered.clone()).mean_dim(2);
+        centered / (variance + epsilon).sqrt() * (scale.unsqueeze_dim(1) + 1.0) + shift.unsqueeze_dim(1)
+    },
+    gelu: burn::tensor::activation::gelu_approximate,
+    silu: burn::tensor::activation::silu,
+    self_attention: |qkv, heads| {
+        let [batch, tokens, packed] = qkv.dims();
+        let head_width = packed / 3 / heads;
+        let split = qkv
+            .reshape([batch, tokens, 3, heads, head_width])
+            .permute([2, 0, 3, 1, 4]);
+        let part = |index| split.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
+        let scores = part(0).matmul(part(1).swap_dims(2, 3)) * (head_width as f64).powf(-0.5);
+        let mixed = burn::tensor::activation::softmax(scores, 3).matmul(part(2));
+        mixed.swap_dims(1, 2).reshape([batch, tokens, packed / 3])
+    },
+    gated_residual: |x, gate, y| x + gate.unsqueeze_dim(1) * y,
+};
 
 fn main() {
     println!(
-        "{:30} {:>9} {:>9} {:>6} {:>10}   {:>9} {:>9} {:>6}",
+        "{:28} {:>10} {:>10} {:>6} {:>12} {:>10} {:>10} {:>6}",
         "", "fused", "burn", "ratio", "", "training", "burn", "ratio"
     );
-    let rows = BATCH * TOKENS;
-    let values = |n: usize| 4 * n;
-    compare(
-        "linear 256 -> 768",
-        &[rows * WIDTH, WIDTH * 3 * WIDTH, 3 * WIDTH],
-        Work::Flop(2 * rows * WIDTH * 3 * WIDTH),
-        linear_of::<WIDTH, { 3 * WIDTH }>,
-        burn_linear_of::<WIDTH, { 3 * WIDTH }>,
-    );
-    compare(
-        "linear 256 -> 256",
-        &[rows * WIDTH, WIDTH * WIDTH, WIDTH],
-        Work::Flop(2 * rows * WIDTH * WIDTH),
-        linear_of::<WIDTH, WIDTH>,
-        burn_linear_of::<WIDTH, WIDTH>,
-    );
-    compare(
-        "linear 256 -> 1024",
-        &[rows * WIDTH, WIDTH * MLP, MLP],
-        Work::Flop(2 * rows * WIDTH * MLP),
-        linear_of::<WIDTH, MLP>,
-        burn_linear_of::<WIDTH, MLP>,
-    );
-    compare(
-        "linear 1024 -> 256",
-        &[rows * MLP, MLP * WIDTH, WIDTH],
-        Work::Flop(2 * rows * WIDTH * MLP),
-        linear_of::<MLP, WIDTH>,
-        burn_linear_of::<MLP, WIDTH>,
-    );
+    for [inputs, outputs] in [[WIDTH, 3 * WIDTH], [WIDTH, WIDTH], [WIDTH, MLP], [MLP, WIDTH]] {
+        compare(
+            &format!("linear {inputs} -> {outputs}"),
+            Work::Flop(2 * ROWS * inputs * outputs),
+            |device| {
+                (
+                    leaf([ROWS, inputs], 1.0, device),
+                    leaf([inputs, outputs], 1.0, device),
+                    leaf([outputs], 1.0, device),
+                )
+            },
+            |by, (x, weight, bias)| (by.linear)(x, weight, Some(bias)),
+        );
+    }
     compare(
         "layer_norm_modulated",
-        &[rows * WIDTH, BATCH * WIDTH, BATCH * WIDTH],
-        Work::Bytes(values(2 * rows * WIDTH)),
-        |x| {
-            flat(layer_norm_modulated(
-                tokens(&x[0]),
-                samples(&x[1]),
-                samples(&x[2]),
-                EPSILON,
-            ))
-        },
-        |x| {
-            let (shift, scale) = (
-                samples(&x[1]).unsqueeze_dim::<3>(1),
-                samples(&x[2]).unsqueeze_dim::<3>(1),
-            );
-            let x = tokens(&x[0]);
-            let centered = x.clone() - x.mean_dim(2);
-            let variance = (centered.clone() * centered.clone()).mean_dim(2);
-            flat(centered / (variance + EPSILON).sqrt() * (scale + 1.0) + shift)
-        },
+        Work::Bytes(4 * 2 * ROWS * WIDTH),
+        |device| (tokens(WIDTH, device), samples(device), samples(device)),
+        |by, (x, shift, scale)| (by.layer_norm_modulated)(x, shift, scale, EPSILON),
     );
     compare(
         "gelu",
-        &[rows * MLP],
-        Work::Bytes(values(2 * rows * MLP)),
-        |x| gelu(x[0].clone()),
-        |x| activation::gelu_approximate(x[0].clone()),
+        Work::Bytes(4 * 2 * ROWS * MLP),
+        |device| leaf([ROWS, MLP], 4.0, device),
+        |by, x| (by.gelu)(x),
     );
     compare(
         "silu",
-        &[rows * MLP],
-        Work::Bytes(values(2 * rows * MLP)),
-        |x| silu(x[0].clone()),
-        |x| activation::silu(x[0].clone()),
+        Work::Bytes(4 * 2 * ROWS * MLP),
+        |device| leaf([ROWS, MLP], 4.0, device),
+        |by, x| (by.silu)(x),
     );
     compare(
         "self_attention",
-        &[rows * 3 * WIDTH],
         Work::Flop(4 * BATCH * TOKENS * TOKENS * WIDTH),
-        |x| flat(self_attention(tokens(&x[0]), HEADS)),
-        |x| {
-            let split = x[0]
-                .clone()
-                .reshape([BATCH, TOKENS, 3, HEADS, WIDTH / HEADS])
-                .permute([2, 0, 3, 1, 4]);
-            let part = |index: usize| split.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
-            let scores = part(0).matmul(part(1).swap_dims(2, 3)) * ((WIDTH / HEADS) as f64).powf(-0.5);
-            activation::softmax(scores, 3)
-                .matmul(part(2))
-                .swap_dims(1, 2)
-                .reshape([-1])
-        },
+        |device| tokens(3 * WIDTH, device),
+        |by, qkv| (by.self_attention)(qkv, HEADS),
     );
     compare(
         "gated_residual",
-        &[rows * WIDTH, BATCH * WIDTH, rows * WIDTH],
-        Work::Bytes(values(3 * rows * WIDTH)),
-        |x| flat(gated_residual(tokens(&x[0]), samples(&x[1]), tokens(&x[2]))),
-        |x| flat(tokens(&x[0]) + samples(&x[1]).unsqueeze_dim::<3>(1) * tokens(&x[2])),
+        Work::Bytes(4 * 3 * ROWS * WIDTH),
+        |device| (tokens(WIDTH, device), samples(device), tokens(WIDTH, device)),
+        |by, (x, gate, y)| (by.gated_residual)(x, gate, y),
+    );
+    let multiplications = BATCH * WIDTH * 6 * WIDTH + ROWS * WIDTH * (4 * WIDTH + 2 * MLP);
+    let attention = 2 * BATCH * TOKENS * TOKENS * WIDTH;
+    compare(
+        "DiT block",
+        Work::Flop(2 * (multiplications + attention)),
+        Block::new,
+        |by, block| block.forward(by),
     );
     optimiser();
-    block();
+    share_of_products();
 }
 
-fn linear_of<const IN: usize, const OUT: usize>(x: Inputs<'_>) -> Tensor<1> {
-    linear(
-        x[0].clone().reshape([-1, IN as i32]),
-        x[1].clone().reshape([IN, OUT]),
-        Some(x[2].clone()),
-    )
-    .reshape([-1])
+/// A tensor of random numbers up to `bound` whose gradient is wanted where gradients are taken.
+fn leaf<const D: usize>(shape: [usize; D], bound: f64, device: &Device) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Uniform(-bound, bound), device).set_require_grad(device.is_autodiff())
 }
 
-fn burn_linear_of<const IN: usize, const OUT: usize>(x: Inputs<'_>) -> Tensor<1> {
-    let product = x[0]
-        .clone()
-        .reshape([-1, IN as i32])
-        .matmul(x[1].clone().reshape([IN, OUT]));
-    (product + x[2].clone().unsqueeze()).reshape([-1])
+fn tokens(width: usize, device: &Device) -> Tensor<3> {
+    leaf([BATCH, TOKENS, width], 1.0, device)
 }
 
-fn tokens(x: &Tensor<1>) -> Tensor<3> {
-    let width = x.dims()[0] / (BATCH * TOKENS);
-    x.clone().reshape([BATCH, TOKENS, width])
+fn samples(device: &Device) -> Tensor<2> {
+    leaf([BATCH, WIDTH], 1.0, device)
 }
 
-fn samples(x: &Tensor<1>) -> Tensor<2> {
-    x.clone().reshape([BATCH, WIDTH])
+/// Weights and inputs of one block of a DiT: adaLN-zero, attention and an MLP.
+#[derive(Clone)]
+struct Block {
+    weights: [(Tensor<2>, Tensor<1>); 5],
+    x: Tensor<3>,
+    condition: Tensor<2>,
 }
 
-fn flat(x: Tensor<3>) -> Tensor<1> {
-    x.reshape([-1])
+impl Block {
+    const SHAPES: [[usize; 2]; 5] = [
+        [WIDTH, 6 * WIDTH],
+        [WIDTH, 3 * WIDTH],
+        [WIDTH, WIDTH],
+        [WIDTH, MLP],
+        [MLP, WIDTH],
+    ];
+
+    fn new(device: &Device) -> Self {
+        Self {
+            weights: Self::SHAPES.map(|shape| (leaf(shape, 0.1, device), leaf([shape[1]], 0.1, device))),
+            x: tokens(WIDTH, device),
+            condition: samples(device),
+        }
+    }
+
+    fn forward(self, by: &Operations) -> Tensor<3> {
+        let [modulation, qkv, projection, up, down] = self
+            .weights
+            .map(|(weight, bias)| move |x: Tensor<2>| (by.linear)(x, weight, Some(bias)));
+        let modulation = modulation((by.silu)(self.condition));
+        let part = |index: usize| modulation.clone().narrow(1, index * WIDTH, WIDTH);
+        let rows = |x: Tensor<3>| x.reshape([ROWS as i32, -1]);
+        let batch = |x: Tensor<2>| x.reshape([BATCH as i32, TOKENS as i32, -1]);
+
+        let y = (by.layer_norm_modulated)(self.x.clone(), part(0), part(1), EPSILON);
+        let y = (by.self_attention)(batch(qkv(rows(y))), HEADS);
+        let x = (by.gated_residual)(self.x, part(2), batch(projection(rows(y))));
+        let y = (by.layer_norm_modulated)(x.clone(), part(3), part(4), EPSILON);
+        let y = down((by.gelu)(up(rows(y))));
+        (by.gated_residual)(x, part(5), batch(y))
+    }
 }
 
 /// The fastest of many runs, the candidates taking turns so that both meet the same disturbances.
@@ -178,34 +202,47 @@ fn fastest<const N: usize>(candidates: [&dyn Fn(); N]) -> [Duration; N] {
     best
 }
 
-fn random(length: usize, device: &Device) -> Tensor<1> {
-    Tensor::random([length], Distribution::Uniform(-1.0, 1.0), device)
+/// What a row of the table computes or moves.
+enum Work {
+    Flop(usize),
+    Bytes(usize),
 }
 
-fn compare(name: &str, lengths: &[usize], work: Work, fused: Operation, composed: Operation) {
-    let plain: Vec<Tensor<1>> = lengths.iter().map(|&length| random(length, &Device::flex())).collect();
-    let device = Device::flex().autodiff();
-    let tracked: Vec<Tensor<1>> = lengths
-        .iter()
-        .map(|&length| random(length, &device).require_grad())
-        .collect();
-    let forward = |operation: Operation| drop(black_box(operation(&plain)));
-    let training = |operation: Operation| drop(black_box(operation(&tracked).sum().backward()));
-    let [forward_fused, forward_burn] = fastest([&|| forward(fused), &|| forward(composed)]);
-    let [training_fused, training_burn] = fastest([&|| training(fused), &|| training(composed)]);
-    let rate = match work {
-        Work::Flop(count) => format!("{:.0} GFLOP/s", count as f64 / forward_fused.as_secs_f64() / 1e9),
-        Work::Bytes(count) => format!("{:.1} GB/s", count as f64 / forward_fused.as_secs_f64() / 1e9),
-    };
+impl Work {
+    fn rate(&self, time: Duration) -> String {
+        match self {
+            Self::Flop(count) => format!("{:.0} GFLOP/s", *count as f64 / time.as_secs_f64() / 1e9),
+            Self::Bytes(count) => format!("{:.1} GB/s", *count as f64 / time.as_secs_f64() / 1e9),
+        }
+    }
+}
+
+fn compare<I: Clone, const D: usize>(
+    name: &str,
+    work: Work,
+    inputs: impl Fn(&Device) -> I,
+    operation: impl Fn(&Operations, I) -> Tensor<D>,
+) {
+    let (plain, tracked) = (inputs(&Device::flex()), inputs(&Device::flex().autodiff()));
+    let forward = |by: &Operations| drop(black_box(operation(by, plain.clone())));
+    let training = |by: &Operations| drop(black_box(operation(by, tracked.clone()).sum().backward()));
+    let forward = fastest([&|| forward(&FUSED), &|| forward(&BURN)]);
+    let training = fastest([&|| training(&FUSED), &|| training(&BURN)]);
     println!(
-        "{name:30} {:>6.2} ms {:>6.2} ms {:>6.2} {rate:>12} {:>6.2} ms {:>6.2} ms {:>6.2}",
-        milliseconds(forward_fused),
-        milliseconds(forward_burn),
-        forward_burn.as_secs_f64() / forward_fused.as_secs_f64(),
-        milliseconds(training_fused),
-        milliseconds(training_burn),
-        training_burn.as_secs_f64() / training_fused.as_secs_f64(),
+        "{name:28} {} {:>12} {}",
+        columns(forward),
+        work.rate(forward[0]),
+        columns(training)
     );
+}
+
+fn columns([fused, burn]: [Duration; 2]) -> String {
+    let ratio = burn.as_secs_f64() / fused.as_secs_f64();
+    format!(
+        "{:>7.2} ms {:>7.2} ms {ratio:>6.2}",
+        milliseconds(fused),
+        milliseconds(burn)
+    )
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -214,24 +251,27 @@ fn milliseconds(time: Duration) -> f64 {
 
 /// AdamW, the moving average and the norm over 10 million parameters in one tensor.
 fn optimiser() {
-    use std::cell::RefCell;
     const LENGTH: usize = 10_000_000;
-    let device = Device::flex();
-    let new = || RefCell::new(Some([0; 4].map(|_| random(LENGTH, &device).abs())));
-    let (fused, composed) = (new(), new());
-    let update = |state: &RefCell<Option<[Tensor<1>; 4]>>, step: &dyn Fn([Tensor<1>; 4]) -> [Tensor<1>; 4]| {
-        let taken = state.borrow_mut().take().expect("put back after each step");
-        *state.borrow_mut() = Some(step(taken));
+    type State = [Tensor<1>; 4];
+    let new = || RefCell::new(Some([0.0; 4].map(|_| leaf([LENGTH], 1.0, &Device::flex()).abs())));
+    // The state is taken out for each step, so that its storage has one owner.
+    let update = |state: &RefCell<Option<State>>, step: fn(State) -> State| {
+        let taken = state.take().map(step);
+        state.replace(taken);
     };
-    let [time, burn] = fastest([
+    let row = |name: &str, times: [Duration; 2], bytes: usize| {
+        println!("{name:28} {} {:>12}", columns(times), Work::Bytes(bytes).rate(times[0]));
+    };
+    let (fused, burn) = (new(), new());
+    let times = fastest([
         &|| {
-            update(&fused, &|[p, g, m, v]| {
+            update(&fused, |[p, g, m, v]| {
                 let (p, m, v) = adamw(p, g.clone(), m, v, AdamwStep::default());
                 [p, g, m, v]
             });
         },
         &|| {
-            update(&composed, &|[p, g, m, v]| {
+            update(&burn, |[p, g, m, v]| {
                 let m = m * 0.9 + g.clone() * 0.1;
                 let v = v * 0.999 + g.clone() * g.clone() * 0.001;
                 let direction = (m.clone() / 0.1) / ((v.clone() / 0.001).sqrt() + 1e-8);
@@ -239,14 +279,14 @@ fn optimiser() {
             });
         },
     ]);
-    row("adamw, 10 M parameters", time, burn, 7 * 4 * LENGTH);
-    let [time, burn] = fastest([
-        &|| update(&fused, &|[p, g, m, v]| [ema(p, g.clone(), 0.999), g, m, v]),
-        &|| update(&composed, &|[p, g, m, v]| [p * 0.999 + g.clone() * 0.001, g, m, v]),
+    row("adamw, 10 M parameters", times, 4 * 7 * LENGTH);
+    let times = fastest([
+        &|| update(&fused, |[p, g, m, v]| [ema(p, g.clone(), 0.999), g, m, v]),
+        &|| update(&burn, |[p, g, m, v]| [p * 0.999 + g.clone() * 0.001, g, m, v]),
     ]);
-    row("ema, 10 M parameters", time, burn, 3 * 4 * LENGTH);
-    let x = random(LENGTH, &device);
-    let [time, burn] = fastest([
+    row("ema, 10 M parameters", times, 4 * 3 * LENGTH);
+    let x = leaf([LENGTH], 1.0, &Device::flex());
+    let times = fastest([
         &|| {
             black_box(sum_of_squares(x.clone()));
         },
@@ -254,78 +294,30 @@ fn optimiser() {
             black_box((x.clone() * x.clone()).sum().into_scalar::<f32>());
         },
     ]);
-    row("sum_of_squares, 10 M values", time, burn, 4 * LENGTH);
+    row("sum_of_squares, 10 M values", times, 4 * LENGTH);
 }
 
-fn row(name: &str, fused: Duration, burn: Duration, bytes: usize) {
-    let ratio = burn.as_secs_f64() / fused.as_secs_f64();
-    let rate = format!("{:.1} GB/s", bytes as f64 / fused.as_secs_f64() / 1e9);
-    println!(
-        "{name:30} {:>6.2} ms {:>6.2} ms {ratio:>6.2} {rate:>12}",
-        milliseconds(fused),
-        milliseconds(burn)
-    );
-}
-
-/// A tensor of random numbers up to `bound` whose gradient is wanted.
-fn leaf<const D: usize>(shape: [usize; D], bound: f64, device: &Device) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Uniform(-bound, bound), device).require_grad()
-}
-
-/// One block of a DiT as it trains, and how much of that its matrix products alone take.
-fn block() {
+/// How much of a block's training its linear layers' products take: the three of each layer, by themselves.
+fn share_of_products() {
     let device = Device::flex().autodiff();
-    let shapes = [
-        [WIDTH, 6 * WIDTH],
-        [WIDTH, 3 * WIDTH],
-        [WIDTH, WIDTH],
-        [WIDTH, MLP],
-        [MLP, WIDTH],
-    ];
-    let weights = shapes.map(|shape| (leaf(shape, 0.1, &device), leaf([shape[1]], 0.1, &device)));
-    let x = leaf([BATCH, TOKENS, WIDTH], 1.0, &device);
-    let condition: Tensor<2> = leaf([BATCH, WIDTH], 1.0, &device);
-    let apply = |x: Tensor<2>, layer: usize| linear(x, weights[layer].0.clone(), Some(weights[layer].1.clone()));
-    let apply_tokens = |x: Tensor<3>, layer: usize| {
-        let [_, _, width] = x.dims();
-        let y = apply(x.reshape([BATCH * TOKENS, width]), layer);
-        let [_, width] = y.dims();
-        y.reshape([BATCH, TOKENS, width])
-    };
-    let block = || {
-        let modulation = apply(silu(condition.clone()), 0);
-        let part = |index: usize| modulation.clone().narrow(1, index * WIDTH, WIDTH);
-        let y = layer_norm_modulated(x.clone(), part(0), part(1), EPSILON);
-        let y = apply_tokens(self_attention(apply_tokens(y, 1), HEADS), 2);
-        let x = gated_residual(x.clone(), part(2), y);
-        let y = layer_norm_modulated(x.clone(), part(3), part(4), EPSILON);
-        let y = apply_tokens(gelu(apply_tokens(y, 3)), 4);
-        gated_residual(x, part(5), y)
-    };
-    let rows = [BATCH, BATCH * TOKENS, BATCH * TOKENS, BATCH * TOKENS, BATCH * TOKENS];
-    let inputs: Vec<Tensor<2>> = rows
-        .into_iter()
-        .zip(shapes)
-        .map(|(rows, [inputs, _])| leaf([rows, inputs], 1.0, &device))
-        .collect();
+    let block = Block::new(&device);
+    let inputs = Block::SHAPES.map(|[inputs, outputs]| {
+        let rows = if outputs == 6 * WIDTH { BATCH } else { ROWS };
+        leaf([rows, inputs], 1.0, &device)
+    });
     let products = || {
-        for (x, (weight, _)) in inputs.iter().zip(&weights) {
-            drop(black_box(linear(x.clone(), weight.clone(), None).sum().backward()));
+        for (x, (weight, _)) in inputs.iter().zip(&block.weights) {
+            drop(black_box(
+                (FUSED.linear)(x.clone(), weight.clone(), None).sum().backward(),
+            ));
         }
     };
-    let [training, products] = fastest([&|| drop(black_box(block().sum().backward())), &products]);
-    let multiplications: usize = shapes
-        .iter()
-        .zip([1, TOKENS, TOKENS, TOKENS, TOKENS])
-        .map(|([i, o], n)| BATCH * n * i * o)
-        .sum();
-    let attention = 2 * BATCH * TOKENS * TOKENS * WIDTH;
-    let flop = 6 * multiplications + 2 * attention * 7 / 2;
+    let training = || drop(black_box(block.clone().forward(&FUSED).sum().backward()));
+    let [training, products] = fastest([&training, &products]);
+    let share = 100.0 * products.as_secs_f64() / training.as_secs_f64();
     println!(
-        "one DiT block, training: {:.1} ms, {:.0} GFLOP/s; its linear products alone: {:.1} ms, {:.0} %",
-        milliseconds(training),
-        flop as f64 / training.as_secs_f64() / 1e9,
+        "products of the linear layers: {:.1} ms of the block's {:.1} ms, {share:.0} %",
         milliseconds(products),
-        100.0 * products.as_secs_f64() / training.as_secs_f64(),
+        milliseconds(training)
     );
 }

@@ -7,7 +7,12 @@
 //!
 //! Every operation has its file and every file the same shape: the public function over [`burn::tensor::Tensor`],
 //! the trait over [`burn::backend::Backend`] whose default bodies are composed of burn's own operations (so that any
-//! backend can run it), and the implementations that override them.
+//! backend can run it), its implementation for the CPU backend, and the one for automatic differentiation with the
+//! backward pass.
+//!
+//! On the CPU, results have the same bits on any number of threads, whether a sample comes alone or in a batch, and
+//! with AVX2 as with AVX-512; the best instruction set is chosen at run time. Only f32 has CPU bodies; other types
+//! take the portable ones.
 
 mod activation;
 mod adamw;
@@ -29,3 +34,8 @@ pub use layer_norm::{LayerNormOps, layer_norm_modulated};
 pub use linear::{LinearOps, linear};
 pub use residual::{ResidualOps, gated_residual};
 pub use sum_of_squares::sum_of_squares;
+
+/// The example in the README.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -3,7 +3,7 @@ use crate::testing::{numbers, with_threads};
 
 /// The product by its definition, with sums in the order that this file promises.
 fn reference(start: Option<&[f32]>, left: Matrix<'_>, right: Matrix<'_>) -> Vec<f32> {
-    let fused = vector::InstructionSet::best() != vector::InstructionSet::Baseline;
+    let fused = vector::InstructionSet::best().is_fused();
     let mut product = Vec::new();
     for row in 0..left.rows {
         for column in 0..right.columns {
