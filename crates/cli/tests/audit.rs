@@ -1,5 +1,7 @@
 //! `posterior audit` as people and programs call it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use assert_cmd::Command;
