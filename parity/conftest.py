@@ -1,6 +1,7 @@
 """Fixtures, and the rule about skipped tests: none is silent, and with CI=true only those named here may be."""
 
 import os
+from collections import Counter
 
 import pytest
 from support import Probe
@@ -29,11 +30,14 @@ def pytest_terminal_summary(terminalreporter):
     if not skipped:
         terminalreporter.write_line("No test was skipped.")
         return
-    terminalreporter.section("NOT CHECKED", red=True, bold=True)
+    reasons = Counter()
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         excuse = _excuse(report.nodeid) or "not on the list of tests that may be skipped"
-        terminalreporter.write_line(f"{report.nodeid}: {reason} ({excuse})")
+        reasons[report.nodeid.split("[")[0], reason.removeprefix("Skipped: "), excuse] += 1
+    terminalreporter.section(f"NOT CHECKED: {len(skipped)}", red=True, bold=True)
+    for (test, reason, excuse), count in reasons.items():
+        terminalreporter.write_line(f"{test} ({count}): {reason} -- {excuse}")
 
 
 def pytest_sessionfinish(session):

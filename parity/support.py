@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-PROGRAM = Path(os.environ.get("POSTERIOR_BIN", TARGET / "posterior"))
-PROBE = Path(os.environ.get("POSTERIOR_PARITY_BIN", TARGET / "posterior-parity"))
+PROGRAM = Path(os.environ.get("POSTERIOR_BIN", ROOT / "target/release/posterior"))
+PROBE = PROGRAM.with_name("posterior-parity")
 
 
 class Probe:

@@ -12,37 +12,28 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
+from support import PROGRAM, ROOT
 from tensorboard.backend.event_processing import event_accumulator, event_file_loader
 
-ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = PROGRAM.parent / "examples/quadratic"
 STEPS = 70
 
 
 @pytest.fixture(scope="module")
-def example():
-    """The example's executable, built by cargo, which says where it is."""
-    command = ["cargo", "build", "--release", "-p", "posterior-train", "--example", "quadratic", "--message-format=json"]
-    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
-    messages = [json.loads(line) for line in output.splitlines()]
-    return next(it["executable"] for it in messages if it.get("executable") and it["target"]["name"] == "quadratic")
-
-
-@pytest.fixture(scope="module")
-def run(example, tmp_path_factory):
+def run(tmp_path_factory):
     """A run that was killed (not asked to stop) after step 30 and once more after step 50, each time between checkpoints."""
     run = tmp_path_factory.mktemp("tensorboard") / "run"
     for step in (30, 50):
-        process = subprocess.Popen([example, run, str(STEPS), "20"], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([EXAMPLE, run, str(STEPS), "20"], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not any(line["step"] >= step for line in metrics(run)):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run([example, run, str(STEPS)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([EXAMPLE, run, str(STEPS)], check=True, stderr=subprocess.DEVNULL)
     return run
 
 

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 /// Everything that can be asked.
 #[derive(Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "one request a process")]
 enum Request {
     Levels(schedule::Levels),
     Forward(schedule::Forward),
