@@ -97,7 +97,7 @@ pub struct TrainConfig {
     pub label_column: Option<String>,
     /// How points are scaled.
     pub scaling: Option<PointScaling>,
-    /// Train on the first so many samples only.
+    /// Use so many samples only, spread evenly over the data.
     pub limit: Option<usize>,
     /// Samples kept out of training to measure it with; a tenth of the data, at most 1,000, if not given.
     pub held_out: Option<usize>,

@@ -107,7 +107,8 @@ impl Model {
         if config.network.sample_size() != size
             || config.data.mean.len() != size
             || config.data.variances.len() != size
-            || !(config.data.root_mean_square > 0.0)
+            || config.data.root_mean_square.is_nan()
+            || config.data.root_mean_square <= 0.0
         {
             return Err(bad(format!(
                 "its sizes do not agree with samples of shape {}",
@@ -179,12 +180,13 @@ impl Model {
         )
     }
 
-    /// The classes to sample: `count` of them, from the names or numbers given, each as often as any other (in
-    /// turn); all classes in turn if none is given; none for a model without classes.
+    /// The classes of the `count` samples from number `first` on: those given, by name or number, in turn; all classes
+    /// in turn if none is given; none for a model without classes. The class goes by the sample's number, so that a
+    /// sample keeps its class in any company.
     ///
     /// # Errors
     /// [`DiffusionError::Class`] for a class that the model does not know.
-    pub fn classes(&self, asked: &[String], count: usize) -> Result<Vec<Option<u32>>, DiffusionError> {
+    pub fn classes(&self, asked: &[String], first: u64, count: usize) -> Result<Vec<Option<u32>>, DiffusionError> {
         let names = if self.config.network.classes() == 0 {
             &[]
         } else {
@@ -208,6 +210,7 @@ impl Model {
         if classes.is_empty() {
             return Ok(vec![None; count]);
         }
-        Ok((0..count).map(|i| Some(classes[i % classes.len()])).collect())
+        let class = |i: usize| classes[((first + i as u64) % classes.len() as u64) as usize];
+        Ok((0..count).map(|i| Some(class(i))).collect())
     }
 }

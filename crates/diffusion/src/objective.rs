@@ -256,12 +256,12 @@ mod tests {
                 };
                 let example = objective.example(&clean, sigma, &mut rng()).unwrap();
                 let c = parameterization.coefficients(sigma, 0.6).unwrap();
-                for i in 0..3 {
-                    let state = f64::from(example.input[i]) / c.input;
-                    let estimate = c.skip * state + c.output * f64::from(example.target[i]);
+                for ((input, target), clean) in example.input.iter().zip(&example.target).zip(clean) {
+                    let state = f64::from(*input) / c.input;
+                    let estimate = c.skip * state + c.output * f64::from(*target);
                     // f32 input and target: rounding relative to the state.
                     assert!(
-                        (estimate - f64::from(clean[i])).abs() < 1e-6 * sigma.max(1.0),
+                        (estimate - f64::from(clean)).abs() < 1e-6 * sigma.max(1.0),
                         "{parameterization:?} {sigma}"
                     );
                 }

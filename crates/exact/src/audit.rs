@@ -289,7 +289,9 @@ fn divergence(v: f64, w: f64) -> f64 {
         return f64::INFINITY;
     }
     let excess = (v - w) / w;
-    0.5 * (excess - excess.ln_1p())
+    // Near 0 the difference needs ln(1 + x); far below 0, v is lost in 1 + x, and the logarithm of the ratio is exact.
+    let log_ratio = if excess > -0.5 { excess.ln_1p() } else { v.ln() - w.ln() };
+    0.5 * (excess - log_ratio)
 }
 
 #[cfg(test)]

@@ -59,10 +59,6 @@ impl DenoiserConfig {
 
 /// A denoiser with its weights.
 #[derive(Module, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one value per program; the derive does not see through a Box"
-)]
 pub enum Denoiser {
     /// For points.
     Mlp(Mlp),

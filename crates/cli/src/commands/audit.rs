@@ -141,7 +141,11 @@ impl Candidate {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
-    let trained = arguments.run.as_deref().map(|path| Trained::open(path, context)).transpose()?;
+    let trained = arguments
+        .run
+        .as_deref()
+        .map(|path| Trained::open(path, context))
+        .transpose()?;
     let spectrum = match (&trained, &arguments.spectrum, arguments.data_std) {
         (Some(trained), _, _) => trained.spectrum()?,
         (None, Some(path), _) => spectrum_file::read(path)?,
@@ -166,7 +170,9 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         if let Some((path, format)) = &arguments.plot {
             picture::axes(path, *format, &candidate, &spectrum, start)?;
         }
-        let network = trained.map(|trained| trained.level_errors(&network_levels(&candidate.plan))).transpose()?;
+        let network = trained
+            .map(|trained| trained.level_errors(&network_levels(&candidate.plan)))
+            .transpose()?;
         return context.emit(&report::Document::new(&candidate, &audit, network.as_deref()), |_| {
             report::text(&candidate, &audit, network.as_deref(), start, context.verbose > 0)
         });

@@ -103,7 +103,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let wish = Wish {
         seed: context.seed.unwrap_or(0),
         first: 0,
-        classes: model.classes(&[], 60).into_diagnostic()?,
+        classes: model.classes(&[], 0, 60).into_diagnostic()?,
         guidance: 1.0,
         batch_size: 60,
         keep_path: true,

@@ -56,15 +56,22 @@ impl Dataset {
         self.covariance_around(&self.mean())
     }
 
-    /// The mean, and the eigenvalues of the covariance matrix (those that rounding makes negative are 0).
+    /// The mean, and the eigenvalues of the covariance matrix (those below the rounding of the greatest are 0).
     ///
     /// The covariance takes `n d²` multiplications for `n` samples of `d` values and runs on all threads; the
     /// eigenvalues take `4/3 d³` on one.
     #[must_use]
     pub fn spectrum(&self) -> Spectrum {
         let mean = self.mean();
+        let size = mean.len();
         let eigenvalues = self.covariance_around(&mean).symmetric_eigenvalues();
-        let mut variances: Vec<f64> = eigenvalues.iter().map(|variance| variance.max(0.0)).collect();
+        // What is below the rounding of the greatest is rounding itself: pixels that never change have variance 0.
+        let greatest = eigenvalues.iter().copied().fold(0.0, f64::max);
+        let rounding = greatest * size as f64 * f64::EPSILON;
+        let mut variances: Vec<f64> = eigenvalues
+            .iter()
+            .map(|variance| if *variance > rounding { *variance } else { 0.0 })
+            .collect();
         variances.sort_by(|a, b| b.total_cmp(a));
         Spectrum { mean, variances }
     }

@@ -330,3 +330,15 @@ proptest! {
         prop_assert!((output - expected).abs() <= 1e-9 * expected.max(1e-3), "{output} {expected}");
     }
 }
+
+#[test]
+fn the_divergence_is_finite_wherever_both_variances_are_positive() {
+    // 0.5 (r - 1 - ln r), with r the ratio of the variances.
+    for ratio in [1e-300_f64, 1e-20, 0.3, 0.9999999, 1.5, 1e20] {
+        let (found, expected) = (divergence(ratio, 1.0), 0.5 * (ratio - 1.0 - ratio.ln()));
+        assert!(
+            (found - expected).abs() <= 1e-8 * expected.max(1e-6),
+            "{ratio}: {found}, not {expected}"
+        );
+    }
+}

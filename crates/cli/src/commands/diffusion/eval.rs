@@ -85,7 +85,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let wish = Wish {
         seed: context.seed.unwrap_or(config.seed),
         first: 0,
-        classes: model.classes(&[], arguments.count).into_diagnostic()?,
+        classes: model.classes(&[], 0, arguments.count).into_diagnostic()?,
         guidance: arguments.guidance,
         batch_size: arguments.batch_size,
         keep_path: false,

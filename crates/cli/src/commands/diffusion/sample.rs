@@ -148,7 +148,9 @@ pub fn draw(model: &Model, plan: &exact::sampler::Plan, wish: Wish, context: &Co
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let model = Model::open(&arguments.run, &context.device()).into_diagnostic()?;
     let (name, plan) = arguments.plan.plan(&model, context)?;
-    let classes = model.classes(&arguments.classes, arguments.count).into_diagnostic()?;
+    let classes = model
+        .classes(&arguments.classes, arguments.first, arguments.count)
+        .into_diagnostic()?;
     let started = Instant::now();
     let wish = Wish {
         seed: context.seed.unwrap_or(0),

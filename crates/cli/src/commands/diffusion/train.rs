@@ -68,7 +68,7 @@ pub struct Arguments {
     /// How points are scaled: standardize or raw.
     #[arg(long, value_name = "HOW", help_heading = "Data")]
     scaling: Option<String>,
-    /// Use the first N samples only.
+    /// Use N samples only, spread evenly over the data.
     #[arg(long, value_name = "N", help_heading = "Data")]
     limit: Option<u64>,
     /// Keep N samples out of training, to measure it with [default: a tenth, at most 1000].

@@ -63,6 +63,13 @@ impl Trained {
             return Ok(Vec::new());
         }
         let spectrum = self.spectrum()?;
-        level_errors(&self.model.denoiser(), &self.held_out, &spectrum, levels, self.config.seed).into_diagnostic()
+        level_errors(
+            &self.model.denoiser(),
+            &self.held_out,
+            &spectrum,
+            levels,
+            self.config.seed,
+        )
+        .into_diagnostic()
     }
 }
