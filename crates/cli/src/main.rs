@@ -51,6 +51,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    ops::keep_freed_memory();
     let cli = Cli::parse();
     let Global {
         format,

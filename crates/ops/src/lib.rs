@@ -21,6 +21,7 @@ mod cpu;
 mod ema;
 mod layer_norm;
 mod linear;
+mod memory;
 mod residual;
 mod sum_of_squares;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use attention::{AttentionOps, self_attention};
 pub use ema::{EmaOps, ema};
 pub use layer_norm::{LayerNormOps, layer_norm_modulated};
 pub use linear::{LinearOps, linear};
+pub use memory::keep_freed_memory;
 pub use residual::{ResidualOps, gated_residual};
 pub use sum_of_squares::sum_of_squares;
 
