@@ -228,3 +228,46 @@ fn position_codes(rows: usize, columns: usize, width: usize) -> Vec<f32> {
     }
     codes
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn patches_are_squares_of_the_image_and_go_back() {
+        let device = Device::flex();
+        let config = DitConfig {
+            channels: 2,
+            height: 4,
+            width: 6,
+            patch_size: 2,
+            hidden_size: 4,
+            depth: 1,
+            heads: 1,
+            mlp_ratio: 1,
+            classes: 0,
+        };
+        let dit = Dit::new(&config, &mut rand_chacha::ChaCha8Rng::seed_from_u64(0), &device).unwrap();
+        let values: Vec<f32> = (0..96).map(|i| i as f32).collect();
+        let image = Tensor::<2>::from_data(TensorData::new(values.clone(), [2, 48]), &device);
+        let patches = dit.to_patches(image);
+        assert_eq!(patches.dims(), [2, 6, 8]);
+        let flat: Vec<f32> = patches.clone().into_data().try_into_vec().unwrap();
+        // The second patch of the first image: columns 2 and 3 of rows 0 and 1, of channel 0 and then of channel 1.
+        assert_eq!(flat[8..16], [2.0, 3.0, 8.0, 9.0, 26.0, 27.0, 32.0, 33.0]);
+        let back: Vec<f32> = dit.to_image(patches).into_data().try_into_vec().unwrap();
+        assert_eq!(back, values);
+    }
+
+    #[test]
+    fn every_place_has_its_own_code() {
+        let codes = position_codes(3, 4, 8);
+        let rows: Vec<&[f32]> = codes.chunks(8).collect();
+        assert_eq!(rows.len(), 12);
+        assert!((0..12).all(|i| (0..i).all(|j| rows[i] != rows[j])));
+        // Place (row 0, column 0): sines 0, cosines 1.
+        assert_eq!(rows[0], [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+    }
+}

@@ -140,3 +140,126 @@ impl AdamW {
         Ok(Self { config, steps, moments })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+
+    use super::*;
+    use crate::parameters::collect;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        a: Param<Tensor<1>>,
+        b: Param<Tensor<2>>,
+    }
+
+    fn module(device: &Device) -> Two {
+        Two {
+            a: Param::from_data([1.0_f32, -2.0], device),
+            b: Param::from_data([[0.5_f32], [3.0]], device),
+        }
+    }
+
+    /// The gradients of `2 Σ a + 3 Σ b²`: 2 for a, 6 b for b.
+    fn gradients(module: &Two) -> NamedGradients {
+        let b = module.b.val();
+        let loss = module.a.val().sum().mul_scalar(2.0) + (b.clone() * b).sum().mul_scalar(3.0);
+        let mut gradients = NamedGradients::default();
+        gradients.add(module, loss.backward());
+        gradients
+    }
+
+    fn values(module: &Two) -> Vec<f32> {
+        collect(module).into_values().flat_map(|tensor| tensor.data).collect()
+    }
+
+    #[test]
+    fn the_first_step_moves_every_weight_by_the_learning_rate() {
+        let device = Device::flex().autodiff();
+        let module = module(&device);
+        let found = gradients(&module);
+        let (module, norm) = AdamW::new(AdamWConfig::default()).step(module, found, 0.1);
+        // |(2, 2, 3, 18)|; after one step both corrected moments are the gradient and its square, so the step is the
+        // sign of the gradient, after the decay 1 - 0.1 · 0.01.
+        assert!((norm - (4.0 + 4.0 + 9.0 + 324.0_f64).sqrt()).abs() < 1e-5);
+        for (found, start) in values(&module).into_iter().zip([1.0_f32, -2.0, 0.5, 3.0]) {
+            assert!((found - (start * 0.999 - 0.1)).abs() < 1e-6, "{found} from {start}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_batch_add_up() {
+        let device = Device::flex().autodiff();
+        let module = module(&device);
+        let mut twice = gradients(&module);
+        let b = module.b.val();
+        let loss = module.a.val().sum().mul_scalar(2.0) + (b.clone() * b).sum().mul_scalar(3.0);
+        twice.add(&module, loss.backward());
+        assert!((twice.norm() - 2.0 * gradients(&module).norm()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_saved_optimiser_goes_on_to_the_same_bits() {
+        let device = Device::flex().autodiff();
+        let config = AdamWConfig {
+            max_grad_norm: Some(1.0),
+            ..AdamWConfig::default()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let (weights, state) = (directory.path().join("weights"), directory.path().join("optimizer"));
+        let step = |optimizer: &mut AdamW, module: Two| {
+            let found = gradients(&module);
+            optimizer.step(module, found, 0.05).0
+        };
+        let mut optimizer = AdamW::new(config);
+        let mut first = step(&mut optimizer, module(&device));
+        first = step(&mut optimizer, first);
+        crate::parameters::save(&first, &weights).unwrap();
+        optimizer.save(&state).unwrap();
+        let uninterrupted = step(&mut optimizer, first);
+
+        let again = crate::parameters::load(module(&device), &weights).unwrap();
+        let mut optimizer = AdamW::load(config, &state, &device.clone().inner()).unwrap();
+        assert_eq!(values(&step(&mut optimizer, again)), values(&uninterrupted));
+        assert_ne!(values(&uninterrupted), values(&module(&device)));
+    }
+
+    #[test]
+    fn weights_of_another_module_are_refused_by_name() {
+        let device = Device::flex();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weights");
+        #[derive(Module, Debug)]
+        struct One {
+            a: Param<Tensor<1>>,
+        }
+        crate::parameters::save(
+            &One {
+                a: Param::from_data([1.0_f32, -2.0], &device),
+            },
+            &path,
+        )
+        .unwrap();
+        let error = crate::parameters::load(module(&device), &path)
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("\"b\""), "{error}");
+        crate::parameters::save(&module(&device), &path).unwrap();
+        let one = One {
+            a: Param::from_data([1.0_f32, -2.0], &device),
+        };
+        assert!(matches!(
+            crate::parameters::load(one, &path),
+            Err(TensorError::Unexpected { .. })
+        ));
+        let one = One {
+            a: Param::from_data([1.0_f32], &device),
+        };
+        assert!(matches!(
+            crate::parameters::load(one, &path),
+            Err(TensorError::Shape { .. })
+        ));
+    }
+}

@@ -63,3 +63,42 @@ impl<M: Module> Ema<M> {
         &self.average
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::parameters::collect;
+
+    #[derive(Module, Debug)]
+    struct One {
+        a: Param<Tensor<1>>,
+    }
+
+    #[test]
+    fn the_average_copies_first_and_forgets_slowly() {
+        let device = Device::flex().autodiff();
+        let at = |value: f32| One {
+            a: Param::from_data([value], &device),
+        };
+        let mut average = Ema::new(&at(-7.0), 0.3);
+        let mut expected = Vec::new();
+        let mut found = Vec::new();
+        let mut value = 0.0_f64;
+        for (n, parameter) in [4.0_f32, 8.0, 2.0, 6.0].into_iter().enumerate() {
+            average.update(&at(parameter));
+            // diffusers' EMAModel: 0 at first, then min(decay, (1 + n) / (10 + n)).
+            let decay = [0.0, 2.0 / 11.0, 3.0 / 12.0, 0.3][n];
+            value = decay * value + (1.0 - decay) * f64::from(parameter);
+            expected.push(value);
+            found.push(f64::from(collect(average.average())["a"].data[0]));
+        }
+        assert_eq!(average.updates(), 4);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+        }
+        assert!(!average.average().a.val().is_require_grad());
+    }
+}
