@@ -13,6 +13,11 @@ MAY_BE_SKIPPED = {
 }
 
 
+def pytest_configure(config):
+    # diffusers' own, about NumPy 2.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
 @pytest.fixture(scope="session")
 def probe():
     probe = Probe()
