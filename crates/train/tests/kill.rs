@@ -91,6 +91,12 @@ fn signal(child: &Child, name: &str) {
     assert!(status.success());
 }
 
+/// The step of the last line of metrics; 0 before there is one.
+fn last_step(run: &Path) -> u64 {
+    let lines = read_metrics(&run.join("metrics.jsonl")).unwrap_or_default();
+    lines.last().map_or(0, |line| line.step)
+}
+
 /// Waits until the run has done (at least) `steps` steps.
 fn wait_for_line(run: &Path, steps: u64) {
     let begun = Instant::now();
@@ -138,9 +144,11 @@ fn asked_to_stop_it_saves_and_resumes() {
     let directory = tempfile::tempdir().unwrap();
     let (whole, stopped) = (directory.path().join("whole"), directory.path().join("stopped"));
     finish(&whole, 70);
-    for (name, from) in [("TERM", 5), ("INT", 20)] {
+    for name in ["TERM", "INT"] {
+        let before = last_step(&stopped);
         let child = quadratic(&stopped, 70, 20).spawn().unwrap();
-        wait_for_line(&stopped, from);
+        // A new line is written only by a process that trains, and so listens to signals.
+        wait_for_line(&stopped, before + 5);
         signal(&child, name);
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -211,8 +219,9 @@ fn two_processes_do_not_share_a_run() {
     first.kill().unwrap();
     first.wait().unwrap();
     // The lock of the dead process does not hold.
+    let done = last_step(&run);
     let third = quadratic(&run, 10_000, 1).spawn().unwrap();
-    wait_for_line(&run, 25);
+    wait_for_line(&run, done + 5);
     signal(&third, "TERM");
     assert!(third.wait_with_output().unwrap().status.success());
 }
