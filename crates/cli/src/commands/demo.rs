@@ -38,7 +38,7 @@ const DRAWN: [usize; 4] = [0, 1, 4, 6];
 ///
 /// Trains a small diffusion transformer on 1,797 handwritten digits that the program carries (UCI Optical Recognition
 /// of Handwritten Digits, CC BY 4.0), draws new ones, and computes the exact error of several samplers on data with
-/// these digits' variances. Takes a few minutes on two cores.
+/// these digits' variances. Takes about two minutes on two cores.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Where the files go; must be new or empty.
