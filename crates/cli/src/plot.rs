@@ -3,7 +3,7 @@
 mod axis;
 mod strengths;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axis::Axis;
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
@@ -44,6 +44,13 @@ impl PictureFormat {
             .into_iter()
             .find_map(|(name, format)| extension.eq_ignore_ascii_case(name).then_some(format))
     }
+}
+
+/// The value of a `--plot` flag: a file whose name says its format.
+pub fn picture_path(text: &str) -> Result<(PathBuf, PictureFormat), String> {
+    let path = PathBuf::from(text);
+    let format = PictureFormat::of(&path).ok_or("the name of a plot ends in .png or .svg")?;
+    Ok((path, format))
 }
 
 const SIZE: (u32, u32) = (960, 640);

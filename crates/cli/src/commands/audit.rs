@@ -18,7 +18,7 @@ use miette::{IntoDiagnostic as _, WrapErr as _};
 use super::diffusion::trained::Trained;
 use super::usage_error;
 use crate::output::Context;
-use crate::plot::PictureFormat;
+use crate::plot::{PictureFormat, picture_path};
 use crate::spectrum_file;
 pub use compare::Comparison;
 pub use picture::candidates as draw_candidates;
@@ -105,12 +105,6 @@ pub struct Arguments {
     /// Draw standard deviation against noise level, for the data and the sampler, into a .png or .svg file.
     #[arg(long, value_name = "FILE", value_parser = picture_path)]
     plot: Option<(PathBuf, PictureFormat)>,
-}
-
-fn picture_path(text: &str) -> Result<(PathBuf, PictureFormat), String> {
-    let path = PathBuf::from(text);
-    let format = PictureFormat::of(&path).ok_or("the name of a plot ends in .png or .svg")?;
-    Ok((path, format))
 }
 
 /// A plan with what people call it.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::usage_error;
 use crate::output::{Context, number, table};
-use crate::plot::PictureFormat;
+use crate::plot::{PictureFormat, picture_path};
 use crate::{input, plot};
 
 mod observations;
@@ -81,12 +81,6 @@ fn pseudo_count(text: &str) -> Result<f64, String> {
     } else {
         Err("a prior is 0 or a positive number".to_owned())
     }
-}
-
-fn picture_path(text: &str) -> Result<(PathBuf, PictureFormat), String> {
-    let path = PathBuf::from(text);
-    let format = PictureFormat::of(&path).ok_or("the name of a plot ends in .png or .svg")?;
-    Ok((path, format))
 }
 
 /// The answer.

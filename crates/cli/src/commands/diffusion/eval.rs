@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use diffusion::data::Part;
+use diffusion::data::{DataError, Options, Part, open};
 use diffusion::evaluate::{Images, Judgement, LevelError, gaussian_distance, judge};
+use diffusion::sample::Denoise as _;
 use exact::audit::{Start, audit};
 use miette::IntoDiagnostic as _;
 use serde::Serialize;
@@ -102,15 +103,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let judgement = if arguments.classifier {
         context.say("training classifiers");
         let real = Images::of(training).into_diagnostic()?;
-        // A source that has a test part is tested on it, any other on what was held out.
-        let test_options = diffusion::data::Options {
-            part: Some(Part::Test),
-            ..config.data_options()
-        };
-        let test = match diffusion::data::open(&config.data, &test_options) {
-            Ok(test) => Images::of(&test).into_diagnostic()?,
-            Err(_) => Images::of(held_out).into_diagnostic()?,
-        };
+        let test = test_images(&trained, context)?;
         let labels: Option<Vec<u32>> = drawn.classes.iter().copied().collect();
         let epochs = arguments.classifier_epochs;
         Some(
@@ -130,7 +123,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     };
     let document = Document {
         plan: name,
-        network_evaluations: plan.network_evaluations(),
+        network_evaluations: plan.network_evaluations() * model.denoiser().guided(arguments.guidance).evaluations(),
         samples: arguments.count,
         levels,
         audit_w2: audit(&plan, &spectrum, Start::Prior).into_diagnostic()?.w2,
@@ -139,6 +132,22 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         judgement,
     };
     context.emit(&document, text)
+}
+
+/// What classifiers are tested on: the source's test part, or what was held out of a source without one.
+fn test_images(trained: &Trained, context: &Context) -> miette::Result<Images> {
+    let options = Options {
+        part: Some(Part::Test),
+        ..trained.config.data_options()
+    };
+    match open(&trained.config.data, &options) {
+        Ok(test) => Images::of(&test).into_diagnostic(),
+        Err(DataError::UnusedOption { option: "--part", .. }) => {
+            context.say("the data have no test part; classifiers are tested on what was held out");
+            Images::of(&trained.held_out).into_diagnostic()
+        }
+        Err(error) => Err(error).into_diagnostic(),
+    }
 }
 
 fn text(document: &Document) -> String {
