@@ -85,7 +85,7 @@ def test_ddim(probe, config, eta, ends_clean):
         timesteps, states, estimates = trajectory(scheduler, steps, start, outputs, noise, eta=eta, repaired=True)
         if not np.isfinite(states).all():
             # See test_full_noise_from_zero_terminal_snr.
-            assert eta == 1.0 and config.get("rescale_betas_zero_snr")
+            assert "RootOfRounding" in warnings
             assert np.isfinite(ours["states"]).all()
             continue
         extra = {"ExtraTimestep"} if len(timesteps) > steps else set()
@@ -107,6 +107,8 @@ def test_ddim(probe, config, eta, ends_clean):
         scheduler = make(DDIMScheduler, set_alpha_to_one=ends_clean, **config)
         _, unrepaired, _ = trajectory(scheduler, steps, start, outputs, noise, eta=eta)
         missing = {"LastStepDoesNothing"} if rows < steps else set()
+        if eta == 1.0 and scheduler.alphas_cumprod[timesteps[0]] == 0.0:
+            missing |= {"RootOfRounding"}
         assert set(warnings) == ({"WrongPreviousTimestep"} if wrong else set()) | missing | extra
         if wrong:
             at = wrong[0]
@@ -130,6 +132,7 @@ def test_full_noise_from_zero_terminal_snr(probe, schedule, spacing):
     undefined = 0
     for steps in range(2, 30):
         ours, outputs = run(probe, make(DDIMScheduler, **config), steps, 1.0)
+        assert "RootOfRounding" in warned(ours)
         ddpm = make(DDPMScheduler, variance_type="fixed_small", **config)
         _, states, _ = trajectory(ddpm, steps, ours["start"], outputs, ours["noise"])
         assert distance(ours["states"], states) < TOLERANCE
@@ -211,6 +214,7 @@ def test_timesteps_of_many_step_counts(probe, kind, spacing):
             assert (len(made), made[-1]) == (steps + 1, -1)
         # Linspace's single step would start at timestep 0, where there is no noise; leading's does by definition.
         assert ("SingleStepFromZero" in warnings) == (made == [0] and spacing == "linspace")
+        assert ("SingleStepFromStart" in warnings) == (made == [0] and spacing == "leading")
         if made == [0] and spacing == "linspace":
             made = [999]
         assert [row["from"] for row in ours["rows"]] == [sigmas[timestep] for timestep in made[:steps]]

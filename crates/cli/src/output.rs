@@ -1,8 +1,9 @@
 //! What a command writes and where: one document on standard output, everything else on standard error.
 
 use std::io::Write as _;
+use std::path::Path;
 
-use miette::IntoDiagnostic as _;
+use miette::{IntoDiagnostic as _, WrapErr as _};
 
 /// What standard output carries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -55,6 +56,16 @@ impl Context {
             eprintln!("{words}");
         }
     }
+}
+
+/// Makes `directory` and tries a file in it, before hours of work are spent on what goes there.
+pub fn prepare(directory: &Path) -> miette::Result<()> {
+    let made = std::fs::create_dir_all(directory);
+    made.into_diagnostic()
+        .wrap_err_with(|| format!("{} cannot be made", directory.display()))?;
+    let trial = directory.join(".trial");
+    train::files::write_atomic(&trial, b"").into_diagnostic()?;
+    std::fs::remove_file(&trial).into_diagnostic()
 }
 
 /// An empty table in the program's one style: `headers` above a rule, no frame.

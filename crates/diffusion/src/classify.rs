@@ -84,7 +84,7 @@ impl Judge {
                 let loss = (log_probs * one_hot).sum().div_scalar(-(indices.len() as f64));
                 let mut gradients = NamedGradients::default();
                 gradients.add(&network, loss.backward());
-                (network, _) = optimizer.step(network, gradients, rate.rate(step));
+                optimizer.step(&mut network, gradients, rate.rate(step));
                 step += 1;
             }
         }

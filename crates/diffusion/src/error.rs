@@ -45,6 +45,19 @@ pub enum DiffusionError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The data of a run are not what they were.
+    #[error(
+        "{origin} changed since the run was started (checksum {before} then, {now} now); put the data back as they were, \
+         or start a new run with another --out"
+    )]
+    DataChanged {
+        /// The data set.
+        origin: String,
+        /// Its checksum in the checkpoint.
+        before: String,
+        /// Its checksum now.
+        now: String,
+    },
     /// A class that the model does not know.
     #[error("the model has no class \"{class}\"; it knows {}", known(names))]
     Class {

@@ -23,3 +23,8 @@ pub mod sample;
 pub mod training;
 
 pub use error::DiffusionError;
+
+/// The example in the README.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -37,6 +37,8 @@ pub struct Training {
     objective: Objective,
     data: Dataset,
     held_out: Dataset,
+    /// The checksum of both.
+    fingerprint: String,
     batches: Batches,
     order: EpochOrder,
     learning_rate: LearningRate,
@@ -53,6 +55,8 @@ pub struct Training {
 #[serde(deny_unknown_fields)]
 struct State {
     average_updates: u64,
+    /// The checksum of the data.
+    data: String,
 }
 
 /// Noisy examples on the device.
@@ -123,6 +127,7 @@ impl Training {
             objective,
             data,
             held_out,
+            fingerprint: dataset.fingerprint(),
             batches,
             order,
             learning_rate,
@@ -236,8 +241,7 @@ impl Task for Training {
             loss += f64::from(part_loss.into_scalar::<f32>());
         }
         let learning_rate = self.learning_rate.rate(step);
-        let (network, norm) = self.optimizer.step(self.network.clone(), gradients, learning_rate);
-        self.network = network;
+        let norm = self.optimizer.step(&mut self.network, gradients, learning_rate);
         self.average.update(&self.network);
         let epoch = (step + 1) as f64 * batch_size / self.data.len() as f64;
         Ok(Metrics::new()
@@ -275,22 +279,30 @@ impl Task for Training {
         let path = directory.join(STATE);
         let state = State {
             average_updates: self.average.updates(),
+            data: self.fingerprint.clone(),
         };
         let text = serde_json::to_vec(&state).map_err(|error| FileError::because("write", &path)(error.into()))?;
         Ok(std::fs::write(&path, text).map_err(FileError::because("write", path))?)
     }
 
     fn load(&mut self, directory: &Path) -> Result<(), DiffusionError> {
-        self.network = train::parameters::load(self.network.clone(), &directory.join(WEIGHTS))?;
-        let average = train::parameters::load(self.average.average().clone(), &directory.join(AVERAGE))?;
-        let device = self.device.clone().inner();
-        self.optimizer = AdamW::load(self.config.adamw(), &directory.join(OPTIMIZER), &device)?;
         let path = directory.join(STATE);
         let text = std::fs::read_to_string(&path).map_err(FileError::because("read", &path))?;
         let state: State = serde_json::from_str(&text).map_err(|error| DiffusionError::Model {
             path,
             reason: error.to_string(),
         })?;
+        if state.data != self.fingerprint {
+            return Err(DiffusionError::DataChanged {
+                origin: self.data.origin().to_owned(),
+                before: state.data,
+                now: self.fingerprint.clone(),
+            });
+        }
+        self.network = train::parameters::load(self.network.clone(), &directory.join(WEIGHTS))?;
+        let average = train::parameters::load(self.average.average().clone(), &directory.join(AVERAGE))?;
+        let device = self.device.clone().inner();
+        self.optimizer = AdamW::load(self.config.adamw(), &directory.join(OPTIMIZER), &device)?;
         self.average = Ema::resume(average, self.config.ema_decay, state.average_updates);
         Ok(())
     }

@@ -23,5 +23,10 @@ pub mod scheduler_config;
 pub mod spacing;
 pub mod spectrum;
 
+/// The example in the README.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
+
 #[cfg(test)]
 mod test;

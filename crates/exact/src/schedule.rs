@@ -38,6 +38,13 @@ pub enum BetaShape {
     Betas(Vec<f64>),
 }
 
+impl BetaShape {
+    /// Linear betas between diffusers' default ends.
+    pub const LINEAR: Self = Self::Linear { start: 1e-4, end: 0.02 };
+    /// Linear square roots between diffusers' default ends.
+    pub const SCALED_LINEAR: Self = Self::ScaledLinear { start: 1e-4, end: 0.02 };
+}
+
 /// Why a schedule cannot be built.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {

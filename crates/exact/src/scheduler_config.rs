@@ -158,6 +158,12 @@ impl SchedulerConfig {
         };
         let mut plan = sampler.plan(Process::VariancePreserving, &levels)?;
         plan.clip = self.clip;
+        if let (Scheduler::Ddim { .. }, Some(1.0), Some(first)) = (self.scheduler, eta, plan.steps.first())
+            && first.from.is_infinite()
+            && first.to > 0.0
+        {
+            warnings.push(Warning::RootOfRounding);
+        }
         Ok(ConfiguredPlan { plan, warnings })
     }
 

@@ -203,7 +203,8 @@ impl Levels {
             return Err(SpacingError::NoSteps);
         }
         if !(sigma_min > 0.0 && sigma_min < sigma_max && sigma_max.is_finite() && rho > 0.0 && rho.is_finite()) {
-            let requirement = "Karras's levels need 0 < lowest < highest < infinity and a positive rho";
+            let requirement = "Karras's levels need 0 < lowest < highest < infinity and a positive rho; a schedule that \
+                               ends in pure noise takes trailing, linspace or tangent spacing";
             return Err(SpacingError::BadRange {
                 sigma_min,
                 sigma_max,

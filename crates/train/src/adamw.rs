@@ -65,10 +65,10 @@ impl AdamW {
         }
     }
 
-    /// One step; returns the module and the gradient's norm before clipping.
+    /// One step, in place; returns the gradient's norm before clipping.
     ///
     /// Parameters without a gradient stay as they are, and their moments with them.
-    pub fn step<M: Module>(&mut self, module: M, mut gradients: NamedGradients, learning_rate: f64) -> (M, f64) {
+    pub fn step<M: Module>(&mut self, module: &mut M, mut gradients: NamedGradients, learning_rate: f64) -> f64 {
         let norm = gradients.norm();
         self.steps += 1;
         let step = ops::AdamwStep {
@@ -80,7 +80,7 @@ impl AdamW {
             step: self.steps,
             gradient_scale: clip_factor(norm, self.config.max_grad_norm),
         };
-        let module = update(module, |name, parameter| {
+        update(module, |name, parameter| {
             let Some(gradient) = gradients.0.remove(name) else {
                 return parameter;
             };
@@ -92,7 +92,7 @@ impl AdamW {
             self.moments.insert(name.to_owned(), Moments { first, second });
             parameter
         });
-        (module, norm)
+        norm
     }
 
     /// Writes step count and moments to one file.
@@ -177,9 +177,9 @@ mod tests {
     #[test]
     fn the_first_step_moves_every_weight_by_the_learning_rate() {
         let device = Device::flex().autodiff();
-        let module = module(&device);
+        let mut module = module(&device);
         let found = gradients(&module);
-        let (module, norm) = AdamW::new(AdamWConfig::default()).step(module, found, 0.1);
+        let norm = AdamW::new(AdamWConfig::default()).step(&mut module, found, 0.1);
         // |(2, 2, 3, 18)|; after one step both corrected moments are the gradient and its square, so the step is the
         // sign of the gradient, after the decay 1 - 0.1 · 0.01.
         assert!((norm - (4.0 + 4.0 + 9.0 + 324.0_f64).sqrt()).abs() < 1e-5);
@@ -208,9 +208,10 @@ mod tests {
         };
         let directory = tempfile::tempdir().unwrap();
         let (weights, state) = (directory.path().join("weights"), directory.path().join("optimizer"));
-        let step = |optimizer: &mut AdamW, module: Two| {
+        let step = |optimizer: &mut AdamW, mut module: Two| {
             let found = gradients(&module);
-            optimizer.step(module, found, 0.05).0
+            optimizer.step(&mut module, found, 0.05);
+            module
         };
         let mut optimizer = AdamW::new(config);
         let mut first = step(&mut optimizer, module(&device));

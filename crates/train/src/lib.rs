@@ -10,6 +10,7 @@
 //!   reported, never silently skipped. [`tensors`] are their strict, named tensor files, [`files`] the atomic writes.
 //! - [`metrics`]: named numbers and their averages; [`metrics_log`]: `metrics.jsonl`, cut back to the checkpoint on
 //!   resume; [`tensorboard`] writes the same as events.
+//! - [`fingerprint`]: whether the data are still those that the run was started on.
 //! - [`schedule`] and [`batches`]: the learning rate and the examples of a step as functions of the step's number.
 //! - [`progress`] and [`interrupt`]: what the person at the terminal sees, and Ctrl-C.
 //! - [`parameters`]: a module's parameters by name; [`gradients`], [`adamw`] and [`ema`] are keyed by those names.
@@ -20,6 +21,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod ema;
 pub mod files;
+pub mod fingerprint;
 pub mod gradients;
 pub mod interrupt;
 mod manifest;
@@ -33,3 +35,8 @@ pub mod schedule;
 pub mod tensorboard;
 pub mod tensors;
 pub mod trainer;
+
+/// The example in the README.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

@@ -69,8 +69,16 @@ pub fn apply<M: Module, E>(module: M, take: impl FnMut(&str, &[usize]) -> Result
 }
 
 /// Gives each parameter's name and flattened value, outside any gradient graph, to `update`, and puts what it
-/// returns in the parameter's place.
-pub fn update<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
+/// returns in the parameter's place. `update` holds the only copy, so an operation that can work in place does.
+pub fn update<M: Module>(module: &mut M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1>) {
+    /// Empty parameters, to hold the place of those that are being updated.
+    struct Hollow;
+    impl ModuleMapper for Hollow {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, old, mapper) = param.consume();
+            Param::from_mapped_value(id, Tensor::empty([0; D], &old.device()), mapper)
+        }
+    }
     struct Update<F>(Path, F);
     impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Update<F> {
         fn enter_module(&mut self, name: &str, _container: &str) {
@@ -87,7 +95,8 @@ pub fn update<M: Module>(module: M, update: impl FnMut(&str, Tensor<1>) -> Tenso
             })
         }
     }
-    module.map(&mut Update(Path::default(), update))
+    let hollow = module.clone().map(&mut Hollow);
+    *module = std::mem::replace(module, hollow).map(&mut Update(Path::default(), update));
 }
 
 /// Writes a module's parameters to one file.

@@ -65,8 +65,7 @@ impl Optimize {
             let loss = terms.reduce(|sum, term| sum + term).ok_or("there are no parameters")?;
             let mut named = NamedGradients::default();
             named.add(&vectors, loss.backward());
-            let (next, norm) = optimizer.step(vectors, named, *learning_rate);
-            vectors = next;
+            let norm = optimizer.step(&mut vectors, named, *learning_rate);
             average.update(&vectors);
             steps.push(json!({ "parameters": vectors.host(), "norm": norm, "average": average.average().host() }));
         }

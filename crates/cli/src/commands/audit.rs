@@ -190,20 +190,14 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
 impl Arguments {
     /// The single sampler that the flags name.
     fn choice(&self) -> choice::Choice {
-        let sampler = self.sampler.unwrap_or(SamplerName::Ddim);
-        if self.eta.is_some() && sampler != SamplerName::Ddim {
-            usage_error("audit", "--eta has an effect with --sampler ddim only");
-        }
-        if self.variance.is_some() && sampler != SamplerName::Ancestral {
-            usage_error("audit", "--variance has an effect with --sampler ancestral only");
-        }
         choice::Choice {
-            sampler,
+            sampler: self.sampler.unwrap_or(SamplerName::Ddim),
             eta: self.eta,
             variance: self.variance,
             spacing: self.spacing,
             steps: self.steps.into_iter().collect(),
         }
+        .checked("audit")
     }
 
     fn noise(&self) -> Noise {

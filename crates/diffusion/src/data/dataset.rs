@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rand::seq::SliceRandom as _;
+use train::fingerprint::Fingerprint;
 use train::random::{Purpose, stream};
 
 use super::{DataError, Labels, PointScaling, Scaling, Shape, ValueRange};
@@ -325,6 +326,37 @@ impl Dataset {
         held_out.sort_unstable();
         train.sort_unstable();
         Ok((self.select(train), self.select(held_out)))
+    }
+
+    /// A checksum of everything that a network could learn from the set: its samples in their order, their shape and
+    /// scaling, their labels.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.bytes(self.shape.to_string().as_bytes());
+        fingerprint.numbers(self.scaling.shift());
+        fingerprint.numbers(self.scaling.scale());
+        let size = self.shape.values();
+        match (&*self.values, &self.rows) {
+            (Values::Bytes(bytes), None) => fingerprint.bytes(bytes),
+            (Values::Floats(floats), None) => fingerprint.numbers(floats),
+            (Values::Bytes(bytes), Some(rows)) => {
+                rows.iter()
+                    .for_each(|row| fingerprint.bytes(&bytes[row * size..][..size]));
+            }
+            (Values::Floats(floats), Some(rows)) => {
+                rows.iter()
+                    .for_each(|row| fingerprint.numbers(&floats[row * size..][..size]));
+            }
+        }
+        if let Some(labels) = &self.labels {
+            labels.names.iter().for_each(|name| fingerprint.bytes(name.as_bytes()));
+            let classes: Vec<u8> = (0..self.len())
+                .flat_map(|index| labels.classes[self.row(index)].to_le_bytes())
+                .collect();
+            fingerprint.bytes(&classes);
+        }
+        fingerprint.finish()
     }
 
     fn row(&self, index: usize) -> usize {

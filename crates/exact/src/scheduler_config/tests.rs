@@ -165,6 +165,41 @@ fn one_linspace_step_starts_from_noise() {
 }
 
 #[test]
+fn one_leading_step_starts_where_there_is_no_noise() {
+    let made = ddim("").plan(1, None).unwrap();
+    assert_eq!(made.warnings, [Warning::SingleStepFromStart { timestep: 0 }]);
+    // The step takes the estimate at sigma 0.01: of a start of standard deviation 1 nearly everything stays.
+    assert!(output_std(&made.plan) > 0.99);
+    let shifted = ddpm(r#""variance_type": "fixed_small", "steps_offset": 1"#)
+        .plan(1, None)
+        .unwrap();
+    assert_eq!(shifted.warnings, [Warning::SingleStepFromStart { timestep: 1 }]);
+    let dpm_solver = config("DPMSolverMultistepScheduler", r#""timestep_spacing": "leading""#).unwrap();
+    assert_eq!(dpm_solver.plan(1, None).unwrap().warnings, []);
+}
+
+#[test]
+fn full_noise_from_zero_terminal_snr_is_a_number() {
+    let keys = |spacing: &str, ends_clean: bool| {
+        format!(
+            r#""rescale_betas_zero_snr": true, "prediction_type": "v_prediction", "timestep_spacing": "{spacing}",
+            "set_alpha_to_one": {ends_clean}"#
+        )
+    };
+    let warned = |spacing, ends_clean, steps, eta| {
+        let made = ddim(&keys(spacing, ends_clean)).plan(steps, Some(eta)).unwrap();
+        assert!(output_std(&made.plan).is_finite());
+        made.warnings.contains(&Warning::RootOfRounding)
+    };
+    assert!(warned("trailing", true, 10, 1.0));
+    assert!(warned("trailing", false, 1, 1.0));
+    // A single step to the clean data, less noise, or a start below the last timestep, take the root of nothing.
+    assert!(!warned("trailing", true, 1, 1.0));
+    assert!(!warned("trailing", true, 10, 0.5));
+    assert!(!warned("leading", true, 10, 1.0));
+}
+
+#[test]
 fn ending_at_the_first_level_hands_out_the_scaled_state() {
     let stable_diffusion = r#""beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
         "set_alpha_to_one": false, "steps_offset": 1"#;

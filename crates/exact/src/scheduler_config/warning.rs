@@ -63,6 +63,21 @@ pub enum Warning {
         /// The last training timestep.
         from: usize,
     },
+    /// One step with leading.
+    #[error(
+        "the single step that leading spacing makes starts at timestep {timestep}, where next to nothing is noise, and \
+         leaves the noise that it is given as it is; set timestep_spacing to trailing"
+    )]
+    SingleStepFromStart {
+        /// The timestep.
+        timestep: usize,
+    },
+    /// The root of a difference that is zero up to rounding.
+    #[error(
+        "diffusers' first step takes the root of 1 - abar - std², which with eta = 1 and zero terminal SNR is 0 up to \
+         rounding of either sign: at about every other step count its samples are NaN; this plan's are not"
+    )]
+    RootOfRounding,
     /// A last step that goes nowhere.
     #[error(
         "diffusers' last step goes from timestep 0 to timestep 0 and spends a network evaluation on nothing \
@@ -139,6 +154,11 @@ pub(super) fn about_timesteps(
     }
     if made == [0] && timesteps != [0] {
         warnings.push(Warning::SingleStepFromZero { from: total - 1 });
+    }
+    if let (TimestepSpacing::Leading, &[timestep]) = (config.spacing, timesteps)
+        && !matches!(config.scheduler, Scheduler::DpmSolver { .. })
+    {
+        warnings.push(Warning::SingleStepFromStart { timestep });
     }
     match config.scheduler {
         Scheduler::Ddim { ends_clean } => {

@@ -106,14 +106,13 @@ pub enum StartName {
 impl ProcessName {
     /// The process; `schedule` is read by `vp` alone.
     pub fn noise(self, schedule: ScheduleName) -> Noise {
-        let (start, end) = (1e-4, 0.02);
         match self {
             Self::Ve => Noise::VarianceExploding { sigma_max: 1.0 },
             Self::VpSde => Noise::Continuous(LinearBeta::default()),
             Self::Vp => {
                 let shape = match schedule {
-                    ScheduleName::Linear => BetaShape::Linear { start, end },
-                    ScheduleName::ScaledLinear => BetaShape::ScaledLinear { start, end },
+                    ScheduleName::Linear => BetaShape::LINEAR,
+                    ScheduleName::ScaledLinear => BetaShape::SCALED_LINEAR,
                     ScheduleName::Cosine => BetaShape::Cosine,
                 };
                 match Schedule::new(&shape, 1000) {
@@ -166,6 +165,17 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Ends the program as `command` does when flags are wrong, if the sampler does not read an option that is given.
+    pub fn checked(self, command: &str) -> Self {
+        if self.eta.is_some() && self.sampler != SamplerName::Ddim {
+            usage_error(command, "--eta has an effect with --sampler ddim only");
+        }
+        if self.variance.is_some() && self.sampler != SamplerName::Ancestral {
+            usage_error(command, "--variance has an effect with --sampler ancestral only");
+        }
+        self
+    }
+
     /// The rule that makes the rows.
     pub fn rule(&self, spectrum: &Spectrum) -> Rule {
         let sampler = match self.sampler {

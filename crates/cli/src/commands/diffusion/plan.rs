@@ -10,7 +10,6 @@ use exact::spectrum::Spectrum;
 use miette::{IntoDiagnostic as _, WrapErr as _};
 
 use crate::commands::audit::choice::{Choice, SamplerName, SpacingName, VarianceName, step_count};
-use crate::commands::usage_error;
 use crate::output::Context;
 
 /// How to get from noise to samples.
@@ -25,7 +24,7 @@ pub struct PlanArguments {
     /// How much noise --sampler ddim adds, from 0 to 1 [default: 0].
     #[arg(long, value_name = "X", help_heading = "Sampler", allow_negative_numbers = true)]
     eta: Option<f64>,
-    /// Where the levels go [default: karras].
+    /// Where the levels go [default: karras; trailing if the schedule ends in pure noise].
     #[arg(long, value_enum, help_heading = "Sampler")]
     spacing: Option<SpacingName>,
     /// How many steps the sampler takes.
@@ -61,26 +60,25 @@ impl PlanArguments {
             return Ok((path.display().to_string(), made.plan));
         }
         let spectrum = spectrum(model)?;
-        let spacing = self.spacing.unwrap_or(SpacingName::Karras);
-        let sampler = self.sampler.unwrap_or(SamplerName::Dpmpp2m);
-        if self.eta.is_some() && sampler != SamplerName::Ddim {
-            usage_error("diffusion", "--eta has an effect with --sampler ddim only");
-        }
-        if self.variance.is_some() && sampler != SamplerName::Ancestral {
-            usage_error("diffusion", "--variance has an effect with --sampler ancestral only");
-        }
+        let noise = model.noise().into_diagnostic()?;
+        // Karras's levels begin at a finite one.
+        let usual = match noise.sigma_max().is_finite() {
+            true => SpacingName::Karras,
+            false => SpacingName::Trailing,
+        };
+        let spacing = self.spacing.unwrap_or(usual);
         let choice = Choice {
-            sampler,
+            sampler: self.sampler.unwrap_or(SamplerName::Dpmpp2m),
             eta: self.eta,
             variance: self.variance,
             spacing: Some(spacing),
             steps: vec![self.steps],
-        };
+        }
+        .checked("diffusion");
         let recipe = Recipe {
             sigma_min: self.sigma_min,
             ..choice.recipe(&spectrum)
         };
-        let noise = model.noise().into_diagnostic()?;
         let plan = recipe
             .plan(&noise, &spectrum)
             .into_diagnostic()

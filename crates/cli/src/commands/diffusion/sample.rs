@@ -9,11 +9,11 @@ use diffusion::data::{Shape, npy};
 use diffusion::model::Model;
 use diffusion::picture::{Layer, Layout, Raster, Timing, grid, path as denoising_path, scatter, write_animation};
 use diffusion::sample::{Denoise as _, Request, run as run_plan};
-use miette::{IntoDiagnostic as _, WrapErr as _};
+use miette::IntoDiagnostic as _;
 use serde::Serialize;
 
 use super::plan::PlanArguments;
-use crate::output::{Context, number};
+use crate::output::{Context, number, prepare};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -160,9 +160,16 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         batch_size: arguments.batch_size,
         keep_path: arguments.path || arguments.animation,
     };
-    let drawn = draw(&model, &plan, wish, context)?;
-    let seconds = started.elapsed().as_secs_f64();
-    let files = write(&model, &drawn, arguments, context)?;
+    prepare(&arguments.out)?;
+    let made = draw(&model, &plan, wish, context).and_then(|drawn| {
+        let seconds = started.elapsed().as_secs_f64();
+        Ok((seconds, write(&model, &drawn, arguments, context)?))
+    });
+    if made.is_err() {
+        // Goes away only if it is empty; the error is what there is to say.
+        let _ = std::fs::remove_dir(&arguments.out);
+    }
+    let (seconds, files) = made?;
     let document = Document {
         samples: arguments.count,
         plan: &name,
@@ -189,9 +196,6 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
 
 fn write(model: &Model, drawn: &Drawn, arguments: &Arguments, context: &Context) -> miette::Result<Vec<PathBuf>> {
     let (out, shape) = (&arguments.out, model.config.shape);
-    std::fs::create_dir_all(out)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("{} cannot be made", out.display()))?;
     let mut files = Vec::new();
     let size = shape.values();
     let mut raw = drawn.values.clone();
