@@ -9,17 +9,24 @@
 //! after parameter in declaration order, so one seed gives one network on every device.
 
 pub mod classifier;
+pub mod decoder;
 pub mod denoiser;
 mod dit;
 mod embedding;
 mod initialize;
 mod layer;
 mod mlp;
+pub mod weights;
 
 pub use classifier::{Classifier, ClassifierConfig};
 pub use denoiser::{Conditions, Denoiser, DenoiserConfig};
 pub use dit::{Dit, DitConfig};
 pub use mlp::{Mlp, MlpConfig};
+
+/// The example in the README.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
 
 /// Why a network cannot be built from its configuration.
 #[derive(Debug, thiserror::Error, PartialEq)]

@@ -19,23 +19,39 @@ mod adamw;
 mod attention;
 mod cpu;
 mod ema;
+mod forest;
+mod gated;
 mod layer_norm;
 mod linear;
+mod mapped;
 mod memory;
+mod norm;
 mod residual;
+mod rotary;
+mod rows;
 mod sum_of_squares;
 #[cfg(test)]
 mod testing;
+mod token_log_prob;
+mod tree_attention;
 
 pub use activation::{ActivationOps, gelu, silu};
 pub use adamw::{AdamwOps, AdamwStep, adamw};
 pub use attention::{AttentionOps, self_attention};
 pub use ema::{EmaOps, ema};
+pub use forest::{Forest, KeySpan, Layout, QuerySpan, Segment};
+pub use gated::{geglu, swiglu};
 pub use layer_norm::{LayerNormOps, layer_norm_modulated};
 pub use linear::{LinearOps, linear};
+pub use mapped::MappedFile;
 pub use memory::keep_freed_memory;
+pub use norm::{layer_norm, rms_norm};
 pub use residual::{ResidualOps, gated_residual};
+pub use rotary::{Rotation, rotary};
+pub use rows::{RowOps, put_rows};
 pub use sum_of_squares::sum_of_squares;
+pub use token_log_prob::{TokenLogProb, TokenLogProbOps, token_log_prob};
+pub use tree_attention::{Heads, TreeAttentionOps, tree_attention};
 
 /// The example in the README.
 #[doc = include_str!("../README.md")]

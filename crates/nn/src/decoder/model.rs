@@ -1,0 +1,355 @@
+//! The network: embeddings, blocks of attention and feed-forward layers, a head.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ops::{Forest, Heads, Layout, Rotation, TokenLogProb};
+
+use super::cache::Cache;
+use super::config::{DecoderConfig, FeedForward, Norm, Positions};
+use super::parameters::{self, Parameter};
+use super::projection::Projection;
+
+/// A decoder-only language model.
+///
+/// A batch is a flat list of tokens and the [`Forest`] that says which of them belong together; there is no padding.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// [vocabulary, width].
+    embedding: Param<Tensor<2>>,
+    /// [positions, width], where positions are learned.
+    positions: Option<Param<Tensor<2>>>,
+    blocks: Vec<Block>,
+    norm: Normalization,
+    /// [vocabulary, width], where it is not the embedding.
+    head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    config: DecoderConfig,
+}
+
+/// One block: attention, then a feed-forward layer, each on normalised tokens and added to them.
+#[derive(Module, Debug)]
+pub struct Block {
+    attention_norm: Normalization,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    output: Projection,
+    query_norm: Option<Normalization>,
+    key_norm: Option<Normalization>,
+    feed_forward_norm: Normalization,
+    gate: Option<Projection>,
+    up: Projection,
+    down: Projection,
+}
+
+/// A learned normalisation.
+#[derive(Module, Debug)]
+struct Normalization {
+    weight: Param<Tensor<1>>,
+    bias: Option<Param<Tensor<1>>>,
+}
+
+/// What all blocks of a pass share.
+struct Pass<'a> {
+    config: &'a DecoderConfig,
+    rotation: Option<Rotation>,
+    layout: Arc<Layout>,
+}
+
+/// Makes parameters by path.
+struct Builder<'a, E> {
+    table: HashMap<String, Parameter>,
+    device: &'a Device,
+    make: &'a mut dyn FnMut(&Parameter) -> Result<Vec<f32>, E>,
+}
+
+impl<E> Builder<'_, E> {
+    /// The parameter at `path`, or nothing where this configuration has none.
+    fn maybe<const D: usize>(&mut self, path: &str) -> Result<Option<Param<Tensor<D>>>, E> {
+        let Some(parameter) = self.table.get(path) else {
+            return Ok(None);
+        };
+        let values = (self.make)(parameter)?;
+        let data = TensorData::new(values, parameter.shape.clone());
+        Ok(Some(Param::from_data(data, self.device)))
+    }
+
+    fn get<const D: usize>(&mut self, path: &str) -> Result<Param<Tensor<D>>, E> {
+        let found = self.maybe(path)?;
+        Ok(found.unwrap_or_else(|| unreachable!("the table of parameters has {path}")))
+    }
+
+    fn norm(&mut self, path: &str) -> Result<Normalization, E> {
+        Ok(Normalization {
+            weight: self.get(&format!("{path}.weight"))?,
+            bias: self.maybe(&format!("{path}.bias"))?,
+        })
+    }
+
+    fn maybe_norm(&mut self, path: &str) -> Result<Option<Normalization>, E> {
+        let weight = self.maybe(&format!("{path}.weight"))?;
+        Ok(weight.map(|weight| Normalization { weight, bias: None }))
+    }
+
+    fn projection(&mut self, path: &str) -> Result<Projection, E> {
+        let weight = self.get(&format!("{path}.weight"))?;
+        Ok(Projection::new(weight, self.maybe(&format!("{path}.bias"))?))
+    }
+
+    fn block(&mut self, layer: usize, gated: bool) -> Result<Block, E> {
+        let path = |name: &str| format!("blocks.{layer}.{name}");
+        Ok(Block {
+            attention_norm: self.norm(&path("attention_norm"))?,
+            query: self.projection(&path("query"))?,
+            key: self.projection(&path("key"))?,
+            value: self.projection(&path("value"))?,
+            output: self.projection(&path("output"))?,
+            query_norm: self.maybe_norm(&path("query_norm"))?,
+            key_norm: self.maybe_norm(&path("key_norm"))?,
+            feed_forward_norm: self.norm(&path("feed_forward_norm"))?,
+            gate: gated.then(|| self.projection(&path("gate"))).transpose()?,
+            up: self.projection(&path("up"))?,
+            down: self.projection(&path("down"))?,
+        })
+    }
+}
+
+impl Decoder {
+    /// Builds the network, asking `make` for each parameter's values, row-major, one after another.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `make`.
+    ///
+    /// # Panics
+    ///
+    /// When `make` returns another number of values than the parameter's shape asks for.
+    pub fn build<E>(
+        config: &DecoderConfig,
+        device: &Device,
+        make: &mut dyn FnMut(&Parameter) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let table = parameters::of(config);
+        let mut builder = Builder {
+            table: table
+                .into_iter()
+                .map(|parameter| (parameter.path.clone(), parameter))
+                .collect(),
+            device,
+            make,
+        };
+        Ok(Self {
+            embedding: builder.get("embedding")?,
+            positions: builder.maybe("positions")?,
+            blocks: (0..config.layers)
+                .map(|layer| builder.block(layer, config.feed_forward.is_gated()))
+                .collect::<Result<_, E>>()?,
+            norm: builder.norm("norm")?,
+            head: builder.maybe("head")?,
+            config: config.clone(),
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The device that the weights are on.
+    pub fn device(&self) -> Device {
+        self.embedding.val().device()
+    }
+
+    /// What the head sees of each token: `[tokens, width]`, normalised.
+    ///
+    /// # Panics
+    ///
+    /// When `tokens` is not as long as `forest`, or a token lies outside the vocabulary.
+    pub fn hidden(&self, tokens: &[u32], forest: &Forest) -> Tensor<2> {
+        let positions = forest.positions();
+        let pass = self.pass(&positions, Arc::new(forest.layout()));
+        let mut hidden = self.embed(tokens, &positions);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            hidden = block.forward(hidden, layer, &pass, |q, k, v, heads| {
+                ops::tree_attention(q, k, v, &pass.layout, heads)
+            });
+        }
+        self.norm.forward(hidden, &self.config)
+    }
+
+    /// The same for new tokens of texts whose earlier keys and values are in `cache`: `layout` says where, for the cache
+    /// with the new tokens' keys in its `rows`.
+    ///
+    /// # Panics
+    ///
+    /// When tokens, positions, rows and layout do not fit together.
+    pub fn extend(
+        &self,
+        tokens: &[u32],
+        positions: &[usize],
+        rows: &[usize],
+        layout: Layout,
+        cache: &mut Cache,
+    ) -> Tensor<2> {
+        let pass = self.pass(positions, Arc::new(layout));
+        let mut hidden = self.embed(tokens, positions);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            hidden = block.forward(hidden, layer, &pass, |q, k, v, heads| {
+                let (k, v) = cache.put(layer, rows, k, v);
+                ops::tree_attention(q, k, v, &pass.layout, heads)
+            });
+        }
+        self.norm.forward(hidden, &self.config)
+    }
+
+    /// The logits of hidden rows: `[rows, width]` to `[rows, vocabulary]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        ops::linear(hidden, self.head_weight().transpose(), None)
+    }
+
+    /// The log-probabilities of `targets` at the hidden rows `rows`.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many targets as rows, or one lies outside the vocabulary.
+    pub fn token_log_prob(
+        &self,
+        hidden: Tensor<2>,
+        rows: &[usize],
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> TokenLogProb {
+        let hidden = select(hidden, rows.iter().copied());
+        ops::token_log_prob(hidden, self.head_weight(), targets, temperature)
+    }
+
+    fn head_weight(&self) -> Tensor<2> {
+        self.head.as_ref().unwrap_or(&self.embedding).val()
+    }
+
+    fn pass(&self, positions: &[usize], layout: Arc<Layout>) -> Pass<'_> {
+        let rotation = match &self.config.positions {
+            Positions::Learned => None,
+            Positions::Rotary(rope) => Some(Rotation::new(
+                positions,
+                &rope.frequencies(self.config.head_size),
+                rope.attention_factor(),
+                &self.device(),
+            )),
+        };
+        Pass {
+            config: &self.config,
+            rotation,
+            layout,
+        }
+    }
+
+    fn embed(&self, tokens: &[u32], positions: &[usize]) -> Tensor<2> {
+        let size = self.config.vocabulary_size;
+        assert!(
+            tokens.iter().all(|&token| (token as usize) < size),
+            "every token is below the vocabulary's size, {size}"
+        );
+        assert_eq!(tokens.len(), positions.len(), "a position for each token");
+        let mut embedded = select(self.embedding.val(), tokens.iter().map(|&token| token as usize));
+        if self.config.embedding_scale != 1.0 {
+            embedded = embedded.mul_scalar(self.config.embedding_scale);
+        }
+        match &self.positions {
+            None => embedded,
+            Some(table) => embedded + select(table.val(), positions.iter().copied()),
+        }
+    }
+}
+
+/// The rows `rows` of a matrix.
+///
+/// # Panics
+///
+/// When there is no such row.
+pub fn select_rows(from: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+    let [count, _] = from.dims();
+    assert!(
+        rows.iter().all(|&row| row < count),
+        "rows lie within the {count} of the matrix"
+    );
+    select(from, rows.iter().copied())
+}
+
+fn select(from: Tensor<2>, rows: impl Iterator<Item = usize>) -> Tensor<2> {
+    let rows: Vec<i64> = rows.map(|row| row as i64).collect();
+    let count = rows.len();
+    let indices = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &from.device());
+    from.select(0, indices)
+}
+
+impl Normalization {
+    fn forward(&self, x: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
+        let weight = self.weight.val();
+        match (config.norm, &self.bias) {
+            (Norm::Layer, Some(bias)) => ops::layer_norm(x, weight, bias.val(), config.norm_epsilon),
+            (Norm::OffsetRootMeanSquare, _) => ops::rms_norm(x, weight.add_scalar(1.0), config.norm_epsilon),
+            (Norm::RootMeanSquare | Norm::Layer, _) => ops::rms_norm(x, weight, config.norm_epsilon),
+        }
+    }
+
+    /// Each head of `[tokens, heads * size]` by itself.
+    fn forward_heads(&self, x: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
+        let [tokens, width] = x.dims();
+        let heads = width / config.head_size;
+        self.forward(x.reshape([tokens * heads, config.head_size]), config)
+            .reshape([tokens, width])
+    }
+}
+
+impl Block {
+    /// `attend` maps queries, keys and values to what the heads found, all `[tokens, heads * size]`.
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        layer: usize,
+        pass: &Pass<'_>,
+        attend: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>, Heads) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let config = pass.config;
+        let normed = self.attention_norm.forward(x.clone(), config);
+        let turn = |x: Tensor<2>, norm: &Option<Normalization>| {
+            let x = match norm {
+                Some(norm) => norm.forward_heads(x, config),
+                None => x,
+            };
+            match &pass.rotation {
+                Some(rotation) => ops::rotary(x, rotation),
+                None => x,
+            }
+        };
+        let q = turn(self.query.forward(normed.clone()), &self.query_norm);
+        let k = turn(self.key.forward(normed.clone()), &self.key_norm);
+        let v = self.value.forward(normed);
+        let heads = Heads {
+            queries: config.heads,
+            keys: config.key_value_heads,
+            size: config.head_size,
+            scale: (config.head_size as f64).powf(-0.5),
+            window: config.windows[layer],
+        };
+        let x = x + self.output.forward(attend(q, k, v, heads));
+
+        let normed = self.feed_forward_norm.forward(x.clone(), config);
+        let up = self.up.forward(normed.clone());
+        let inner = match (config.feed_forward, &self.gate) {
+            (FeedForward::Swiglu, Some(gate)) => ops::swiglu(gate.forward(normed), up),
+            (FeedForward::Geglu, Some(gate)) => ops::geglu(gate.forward(normed), up),
+            _ => ops::gelu(up),
+        };
+        x + self.down.forward(inner)
+    }
+}

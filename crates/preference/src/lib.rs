@@ -1,0 +1,3 @@
+//! Language models and preferences: text in, tuned models out.
+
+pub mod generate;
