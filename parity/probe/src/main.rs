@@ -5,6 +5,7 @@
 //! computes the same numbers with a peer's code. Nothing here computes anything itself: every number comes from the
 //! function that the program calls.
 
+mod decoder;
 mod network;
 mod optimizer;
 mod plan;
@@ -31,6 +32,9 @@ enum Request {
     Optimize(optimizer::Optimize),
     Network(network::Evaluate),
     Train(training::Train),
+    Logits(decoder::Logits),
+    Greedy(decoder::Greedy),
+    Rewrite(decoder::Rewrite),
 }
 
 /// What a request is answered with.
@@ -47,6 +51,9 @@ fn answer(line: &str) -> Answer {
         Request::Optimize(request) => request.answer(),
         Request::Network(request) => request.answer(),
         Request::Train(request) => request.answer(),
+        Request::Logits(request) => request.answer(),
+        Request::Greedy(request) => request.answer(),
+        Request::Rewrite(request) => request.answer(),
     }
 }
 
