@@ -1,6 +1,7 @@
-//! Networks.
+//! Networks and their weights.
 //!
-//! A denoiser here is only the raw network `F(input, noise, classes)`: three tensors in, one out. What surrounds
+//! [`decoder`] is the one language model of all families, [`weights`], [`gguf`] and [`hub`] are where its parameters come
+//! from and go to. A denoiser here is only the raw network `F(input, noise, classes)`: three tensors in, one out. What surrounds
 //! it (how the noisy sample is scaled on its way in, how the output becomes an estimate of the clean sample) is
 //! arithmetic on a handful of coefficients per sample and belongs to whoever trains or samples. That keeps every
 //! network usable under every prediction type, and keeps this crate ignorant of training.
@@ -13,6 +14,8 @@ pub mod decoder;
 pub mod denoiser;
 mod dit;
 mod embedding;
+pub mod gguf;
+pub mod hub;
 mod initialize;
 mod layer;
 mod mlp;

@@ -231,14 +231,19 @@ mod tests {
         forest.push(4, None);
         let layout = forest.layout();
         assert_eq!((layout.queries(), layout.keys()), (10, 10));
-        let rows: Vec<Vec<Range<usize>>> = layout
+        let rows: Vec<Vec<(usize, usize)>> = layout
             .spans()
             .iter()
-            .map(|span| span.keys.iter().map(|keys| keys.rows.clone()).collect())
+            .map(|span| span.keys.iter().map(|keys| (keys.rows.start, keys.rows.end)).collect())
             .collect();
         assert_eq!(
             rows,
-            [vec![0..2], vec![0..2, 2..5], vec![0..2, 2..5, 5..6], vec![6..10]]
+            [
+                vec![(0, 2)],
+                vec![(0, 2), (2, 5)],
+                vec![(0, 2), (2, 5), (5, 6)],
+                vec![(6, 10)]
+            ]
         );
         let positions: Vec<Vec<usize>> = layout
             .spans()

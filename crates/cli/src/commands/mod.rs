@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod demo;
 pub mod diffusion;
+pub mod language;
 pub mod rank;
 pub mod solve;
 

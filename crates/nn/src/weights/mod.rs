@@ -4,12 +4,14 @@
 //! built from any of them by its table of parameters.
 
 mod directory;
+mod gguf_file;
 mod load;
 mod save;
 
 use std::path::PathBuf;
 
 pub use directory::SafetensorsDirectory;
+pub use gguf_file::GgufWeights;
 pub use load::{Loaded, load};
 pub use save::{Precision, SHARD_BYTES, save};
 
