@@ -6,6 +6,10 @@ from collections import Counter
 import pytest
 from support import Probe
 
+# Models and data come from packages or are made here. Set before transformers and datasets are imported, which would
+# otherwise ask a server about them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # Test file -> why it may be skipped where CI=true.
 MAY_BE_SKIPPED = {
     "test_published_table.py": "the spectrum that it needs has no licence and cannot be fetched by a package",

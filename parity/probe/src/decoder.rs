@@ -8,6 +8,7 @@ use nn::decoder::{Decoder, DecoderConfig};
 use nn::weights::{Precision, SafetensorsDirectory, load, save};
 use ops::Forest;
 use preference::generate::{Choice, Request, Verdict, generate};
+use preference::model::LanguageModel;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -43,7 +44,11 @@ pub struct Rewrite {
     bf16: bool,
 }
 
+/// The network of a directory or of a `.gguf` file.
 fn open(model: &std::path::Path) -> Result<Decoder, Box<dyn std::error::Error>> {
+    if !model.is_dir() {
+        return Ok(LanguageModel::from_gguf(model, &Device::flex())?.decoder);
+    }
     let config = DecoderConfig::from_json(&std::fs::read_to_string(model.join("config.json"))?)?;
     let source = SafetensorsDirectory::open(model)?;
     let loaded = load(&config, &source, &Device::flex())?;

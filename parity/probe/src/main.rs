@@ -10,6 +10,7 @@ mod network;
 mod optimizer;
 mod plan;
 mod schedule;
+mod text;
 mod training;
 
 use std::error::Error;
@@ -35,6 +36,11 @@ enum Request {
     Logits(decoder::Logits),
     Greedy(decoder::Greedy),
     Rewrite(decoder::Rewrite),
+    Tokenize(text::Tokenize),
+    Render(text::Render),
+    Rows(text::Rows),
+    GgufConfig(text::GgufConfig),
+    GgufTensor(text::GgufTensor),
 }
 
 /// What a request is answered with.
@@ -54,6 +60,11 @@ fn answer(line: &str) -> Answer {
         Request::Logits(request) => request.answer(),
         Request::Greedy(request) => request.answer(),
         Request::Rewrite(request) => request.answer(),
+        Request::Tokenize(request) => request.answer(),
+        Request::Render(request) => request.answer(),
+        Request::Rows(request) => request.answer(),
+        Request::GgufConfig(request) => request.answer(),
+        Request::GgufTensor(request) => request.answer(),
     }
 }
 
