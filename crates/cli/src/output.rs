@@ -63,7 +63,7 @@ pub fn prepare(directory: &Path) -> miette::Result<()> {
     let made = std::fs::create_dir_all(directory);
     made.into_diagnostic()
         .wrap_err_with(|| format!("{} cannot be made", directory.display()))?;
-    let trial = directory.join(".trial");
+    let trial = directory.join("trial");
     train::files::write_atomic(&trial, b"").into_diagnostic()?;
     std::fs::remove_file(&trial).into_diagnostic()
 }

@@ -304,6 +304,10 @@ fn bad_input_is_told_what_to_do() {
         path.to_str().unwrap().to_owned()
     };
     let bad = write("bad.jsonl", "{\"prompt\": \"the cat\"}\n{\"prompt\": 3}\n");
+    let talk = write(
+        "talk.jsonl",
+        "{\"prompt\": [{\"role\": \"user\", \"content\": \"hello\"}]}\n",
+    );
     let odd = write("odd.jsonl", "{\"text\": \"the cat\"}\n");
     let cases: &[(&[&str], i32, &[&str])] = &[
         (
@@ -326,6 +330,11 @@ fn bad_input_is_told_what_to_do() {
             &["generate", "--model", &model, "--prompt", "a", "--top-p", "1.5"],
             1,
             &["top-p"],
+        ),
+        (
+            &["generate", "--model", &model, "--raw", "--prompts", &talk],
+            1,
+            &["--raw", "messages"],
         ),
         (
             &["generate", "--model", &model, "--raw", "--prompt", ""],

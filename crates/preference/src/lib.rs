@@ -6,6 +6,7 @@
 pub mod data;
 pub mod generate;
 pub mod model;
+mod quiet;
 pub mod score;
 pub mod text;
 

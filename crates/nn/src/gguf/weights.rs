@@ -10,6 +10,7 @@
 
 use super::names::ARCHITECTURES;
 use super::{Gguf, GgufError, TensorInfo, hugging_face_name};
+use crate::weights::transposed;
 
 /// A parameter of the model that a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +83,9 @@ impl Gguf {
             Change::None => (),
             Change::Rows { heads } => values = halves(&values, heads, shape.first().copied().unwrap_or(0)),
             Change::Transpose => {
-                values = transposed(&values, shape.last().copied().unwrap_or(0));
+                if let [rows, columns] = shape[..] {
+                    values = transposed(&values, [rows, columns]);
+                }
                 shape.reverse();
             }
             Change::SubtractOne => values.iter_mut().for_each(|value| *value -= 1.0),
@@ -197,16 +200,6 @@ fn halves(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
                 out.extend_from_slice(&values[from..from + row]);
             }
         }
-    }
-    out
-}
-
-/// A matrix of rows of `columns` values, transposed.
-fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-    let rows = values.len().checked_div(columns).unwrap_or(0);
-    let mut out = Vec::with_capacity(values.len());
-    for column in 0..columns {
-        out.extend((0..rows).map(|row| values[row * columns + column]));
     }
     out
 }

@@ -21,7 +21,6 @@ mod lines;
 mod message;
 mod parse;
 mod prompt;
-mod quiet;
 mod row;
 mod rows;
 mod summary;

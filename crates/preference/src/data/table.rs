@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 use super::assemble::{Column, Node};
 use super::lines::LONGEST;
 use super::thrift::{self, Fault};
-use super::{DataError, Place, quiet};
+use super::{DataError, Place};
+use crate::quiet;
 
 /// The longest footer that is read, in bytes. Footers have about 100 bytes for each column of each row group.
 const LONGEST_FOOTER: u64 = 64 << 20;

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use proptest::prelude::*;
 
-use super::super::quiet;
 use super::tests::{SCHEMA, compressions, many_rows, parquet, read};
+use crate::quiet;
 
 /// Changes and truncations of valid files; half of the changes in the footer. Used by the property test, and by the long
 /// run below.

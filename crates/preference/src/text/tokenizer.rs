@@ -6,7 +6,6 @@
 //! effect, because the post-processor in `tokenizer.json` already says what is added.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -20,6 +19,7 @@ use super::files::{self, Files};
 use super::special::{self, SpecialTokens};
 use super::stream::DecodeStream;
 use super::template::ChatTemplate;
+use crate::quiet;
 
 /// The name of the template used where none is asked for.
 const DEFAULT: &str = "default";
@@ -351,11 +351,11 @@ impl Tokenizer {
 
 /// Parses a `tokenizer.json`. The library it is given to panics on some malformed files: that too becomes an error.
 fn parse(bytes: &[u8], origin: &str) -> Result<tokenizers::Tokenizer, TextError> {
-    let parsed = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(bytes)));
+    let parsed = quiet::catch(|| tokenizers::Tokenizer::from_bytes(bytes));
     let problem = match parsed {
-        Ok(Ok(tokenizer)) => return Ok(tokenizer),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "its parts contradict each other".to_owned(),
+        Some(Ok(tokenizer)) => return Ok(tokenizer),
+        Some(Err(error)) => error.to_string(),
+        None => "its parts contradict each other".to_owned(),
     };
     Err(TextError::Malformed {
         origin: origin.to_owned(),

@@ -79,6 +79,12 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let tokenizer = &model.tokenizer;
     let encoder = encoder(tokenizer)?;
     let talks = !arguments.raw && tokenizer.template_names().next().is_some();
+    if arguments.raw && prompts.iter().any(Text::is_messages) {
+        return Err(miette!(
+            "--raw takes prompts as they are, but some are messages, which only a chat template can write out; give text, or \
+             leave --raw out"
+        ));
+    }
     let as_chat = |prompt: &Text| match prompt {
         Text::Plain(text) if talks => Text::Messages(Conversation::new(vec![Message::new("user", text.as_str())])),
         other => other.clone(),

@@ -2,7 +2,8 @@
 //!
 //! The `parquet` crate checks most of what it reads, but not all of it: mutated files make it index out of bounds,
 //! overflow, or trip its own assertions (a page that names a dictionary where there is none, levels that contradict the
-//! schema). Its documentation does not promise otherwise, so calls into it are guarded here, and only here.
+//! schema). The `tokenizers` crate does the same with some malformed tokenizers. Neither promises otherwise, so calls that
+//! read files by them are guarded here, and only here.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -14,10 +15,10 @@ thread_local! {
 
 /// How many panics were caught; the long run of mutated files reports it.
 #[cfg(test)]
-pub(super) static CAUGHT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+pub(crate) static CAUGHT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 /// Calls `function`; `None` if it panics. What `function` worked on must not be used after that.
-pub(super) fn catch<T>(function: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Option<T> {
     // The message is printed by the process's hook before anything can be caught, so the hook has to know.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
