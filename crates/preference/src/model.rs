@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use nn::decoder::{Decoder, DecoderConfig, DecoderConfigError};
 use nn::gguf::{Gguf, GgufError, TokenizerParts};
 use nn::hub::{Environment, HubError, Watch, locate};
-use nn::weights::{GgufWeights, Loaded, SafetensorsDirectory, WeightsError, load};
+use nn::weights::{AdapterDirectory, GgufWeights, Loaded, SafetensorsDirectory, WeightsError, load};
 use ops::MappedFile;
 
 use crate::text::{Parts, SpecialToken, SpecialTokens, TextError, Tokenizer};
@@ -19,8 +19,10 @@ pub struct LanguageModel {
     pub decoder: Decoder,
     /// Its tokenizer and chat template.
     pub tokenizer: Tokenizer,
-    /// The directory or file that it came from.
+    /// The directory or file that the network came from; an adapter's is that of its base.
     pub path: PathBuf,
+    /// The name under which an adapter's directory refers to the network: a Hub name, or an absolute path.
+    pub base: String,
     /// What is worth telling whoever opened it.
     pub warnings: Vec<String>,
 }
@@ -56,10 +58,36 @@ pub enum ModelError {
     /// The tokenizer.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// An adapter does not say what it belongs to.
+    #[error("{} does not name the model that the adapter belongs to: give that with --model, and this with --adapter", path.display())]
+    NoBase {
+        /// The adapter's directory.
+        path: PathBuf,
+    },
+    /// The model that an adapter belongs to cannot be opened.
+    #[error(
+        "the adapter in {} belongs to {base}, which cannot be opened: {error} (if it is somewhere else, give it with \
+         --model, and the adapter with --adapter)", path.display()
+    )]
+    Base {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// What it belongs to.
+        base: String,
+        /// Why not.
+        error: Box<ModelError>,
+    },
+    /// A second adapter.
+    #[error("{} is put on a model that has an adapter already; merge that one first, with posterior convert", path.display())]
+    SecondAdapter {
+        /// The adapter's directory.
+        path: PathBuf,
+    },
 }
 
 impl LanguageModel {
-    /// Opens the model that `name` stands for: a directory, a `.gguf` file, or `org/name` on the Hub.
+    /// Opens the model that `name` stands for: a directory of a model or of an adapter (whose base is opened, too), a
+    /// `.gguf` file, or `org/name` on the Hub.
     ///
     /// # Errors
     ///
@@ -71,11 +99,74 @@ impl LanguageModel {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let path = locate(name, environment, watch)?;
-        if path.is_dir() {
-            Self::from_directory(&path, device)
+        let mut model = if AdapterDirectory::is_one(&path) {
+            return Self::from_adapter(&path, environment, watch, device);
+        } else if path.is_dir() {
+            Self::from_directory(&path, device)?
         } else {
-            Self::from_gguf(&path, device)
+            Self::from_gguf(&path, device)?
+        };
+        if !Path::new(name).exists() {
+            name.clone_into(&mut model.base);
         }
+        Ok(model)
+    }
+
+    /// Opens the model that an adapter belongs to, and puts the adapter on.
+    fn from_adapter(
+        directory: &Path,
+        environment: &Environment,
+        watch: &mut Watch<'_>,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let adapter = AdapterDirectory::open(directory)?;
+        let path = directory.to_owned();
+        let Some(base) = adapter.base().filter(|base| !base.is_empty()) else {
+            return Err(ModelError::NoBase { path });
+        };
+        // A relative path may have been meant from where the adapter is.
+        let beside = directory.join(base);
+        let name = if !Path::new(base).exists() && beside.exists() {
+            beside.display().to_string()
+        } else {
+            base.to_owned()
+        };
+        // An adapter that names another adapter could do so in a circle.
+        let chained = AdapterDirectory::is_one(Path::new(&name));
+        let opened = if chained {
+            Err(ModelError::SecondAdapter { path: path.clone() })
+        } else {
+            Self::open(&name, environment, watch, device)
+        };
+        let model = opened.map_err(|error| ModelError::Base {
+            path,
+            base: name,
+            error: Box::new(error),
+        })?;
+        model.put_on(directory, &adapter)
+    }
+
+    /// The model with the adapter of this directory on it.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] for an adapter that does not fit, or a model that has one already.
+    pub fn with_adapter(self, directory: &Path) -> Result<Self, ModelError> {
+        let adapter = AdapterDirectory::open(directory)?;
+        self.put_on(directory, &adapter)
+    }
+
+    fn put_on(mut self, directory: &Path, adapter: &AdapterDirectory) -> Result<Self, ModelError> {
+        if self.decoder.lora().is_some() {
+            return Err(ModelError::SecondAdapter {
+                path: directory.to_owned(),
+            });
+        }
+        adapter.put_on(&mut self.decoder)?;
+        if directory.join("tokenizer.json").is_file() {
+            self.tokenizer = Tokenizer::from_directory(directory)?;
+        }
+        Ok(self)
     }
 
     /// Opens a directory in Hugging Face's format.
@@ -136,6 +227,11 @@ impl LanguageModel {
             decoder: loaded.decoder,
             tokenizer,
             path: path.to_owned(),
+            base: path
+                .canonicalize()
+                .unwrap_or_else(|_| path.to_owned())
+                .display()
+                .to_string(),
             warnings,
         }
     }

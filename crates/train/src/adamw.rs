@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::gradients::{NamedGradients, clip_factor};
-use crate::parameters::{to_host, update};
+use crate::parameters::{Held, update};
 use crate::tensors::{Scalar, TensorError, TensorReader, write_tensors};
 
 /// The optimiser's settings, apart from the learning rate, which a schedule gives at each step.
@@ -23,8 +23,21 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Fraction of each weight, times the learning rate, that is taken off at each step.
     pub weight_decay: f64,
+    /// Which parameters the decay is for.
+    pub decayed: Decayed,
     /// Longest gradient, as its Euclidean norm over all parameters; longer ones are shortened to it.
     pub max_grad_norm: Option<f64>,
+}
+
+/// Which parameters decay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decayed {
+    /// All of them: PyTorch's default.
+    #[default]
+    Everything,
+    /// Matrices, and not the vectors, which are biases and the weights of normalisations: transformers' `Trainer`.
+    Matrices,
 }
 
 impl Default for AdamWConfig {
@@ -35,6 +48,7 @@ impl Default for AdamWConfig {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 1e-2,
+            decayed: Decayed::Everything,
             max_grad_norm: None,
         }
     }
@@ -80,7 +94,7 @@ impl AdamW {
             step: self.steps,
             gradient_scale: clip_factor(norm, self.config.max_grad_norm),
         };
-        update(module, |name, parameter| {
+        update(module, |name, dimensions, parameter| {
             let Some(gradient) = gradients.0.remove(name) else {
                 return parameter;
             };
@@ -88,6 +102,10 @@ impl AdamW {
                 first: gradient.zeros_like(),
                 second: gradient.zeros_like(),
             });
+            let mut step = step;
+            if self.config.decayed == Decayed::Matrices && dimensions < 2 {
+                step.weight_decay = 0.0;
+            }
             let (parameter, first, second) = ops::adamw(parameter, gradient, first, second, step);
             self.moments.insert(name.to_owned(), Moments { first, second });
             parameter
@@ -103,8 +121,8 @@ impl AdamW {
     pub fn save(&self, file: &Path) -> Result<(), TensorError> {
         let mut tensors = BTreeMap::new();
         for (name, Moments { first, second }) in &self.moments {
-            tensors.insert(format!("first_moment.{name}"), to_host(first.clone()));
-            tensors.insert(format!("second_moment.{name}"), to_host(second.clone()));
+            tensors.insert(format!("first_moment.{name}"), Held::new(first.clone()));
+            tensors.insert(format!("second_moment.{name}"), Held::new(second.clone()));
         }
         write_tensors(
             file,

@@ -47,7 +47,7 @@ impl<M: Module> Ema<M> {
         visit(module, |name, parameter| {
             parameters.insert(name, parameter);
         });
-        update(&mut self.average, |name, average| match parameters.remove(name) {
+        update(&mut self.average, |name, _, average| match parameters.remove(name) {
             Some(parameter) => ops::ema(average, parameter, decay),
             None => average,
         });

@@ -69,6 +69,12 @@ impl Metrics {
         self.iter().find(|(entry, _)| *entry == name).map(|(_, value)| value)
     }
 
+    /// Takes a metric out.
+    pub fn remove(&mut self, name: &str) -> Option<f64> {
+        let at = self.entries.iter().position(|entry| entry.0 == name)?;
+        Some(self.entries.remove(at).1)
+    }
+
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.entries.iter().map(|(name, value, _)| (name.as_ref(), *value))

@@ -3,12 +3,14 @@
 //! A name is the path of fields to the parameter, joined by dots (`Dit.blocks.3.qkv.weight`), so it is the same in
 //! every process, unlike burn's parameter ids. Checkpoints, optimiser state and averages are all keyed by it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use crate::tensors::{HostTensor, TensorError, TensorReader, write_tensors};
+use crate::fingerprint::Fingerprint;
+use crate::tensors::{HostTensor, TensorError, TensorReader, WritableTensor, write_tensors};
 
 /// All float parameters of `module`, copied to the host as f32.
 pub fn collect<M: Module>(module: &M) -> BTreeMap<String, HostTensor> {
@@ -39,8 +41,17 @@ pub fn collect<M: Module>(module: &M) -> BTreeMap<String, HostTensor> {
 ///
 /// If `take` returns another number of values than the shape asks for.
 pub fn apply<M: Module, E>(module: M, take: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>) -> Result<M, E> {
-    struct Apply<F, E>(Path, F, Option<E>);
-    impl<E, F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>> ModuleMapper for Apply<F, E> {
+    apply_where(module, |_| true, take)
+}
+
+/// The same for those parameters only of which `wanted`, told whether they are trained, says so.
+fn apply_where<M: Module, E>(
+    module: M,
+    wanted: impl Fn(bool) -> bool,
+    take: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+) -> Result<M, E> {
+    struct Apply<W, F, E>(Path, W, F, Option<E>);
+    impl<E, W: Fn(bool) -> bool, F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>> ModuleMapper for Apply<W, F, E> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.0.enter(name);
         }
@@ -48,29 +59,30 @@ pub fn apply<M: Module, E>(module: M, take: impl FnMut(&str, &[usize]) -> Result
             self.0.exit();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if self.2.is_some() {
+            if self.3.is_some() || !(self.1)(param.is_require_grad()) {
                 return param;
             }
             let shape = param.lazy_shape().to_vec();
-            match (self.1)(&self.0.name(), &shape) {
+            match (self.2)(&self.0.name(), &shape) {
                 Ok(values) => replace(param, |old| {
                     Tensor::from_data(TensorData::new(values, shape), &old.device())
                 }),
                 Err(error) => {
-                    self.2 = Some(error);
+                    self.3 = Some(error);
                     param
                 }
             }
         }
     }
-    let mut mapper = Apply(Path::default(), take, None);
+    let mut mapper = Apply(Path::default(), wanted, take, None);
     let module = module.map(&mut mapper);
-    mapper.2.map_or(Ok(module), Err)
+    mapper.3.map_or(Ok(module), Err)
 }
 
-/// Gives each parameter's name and flattened value, outside any gradient graph, to `update`, and puts what it
-/// returns in the parameter's place. `update` holds the only copy, so an operation that can work in place does.
-pub fn update<M: Module>(module: &mut M, update: impl FnMut(&str, Tensor<1>) -> Tensor<1>) {
+/// Gives each parameter's name, number of dimensions and flattened value, outside any gradient graph, to `update`, and
+/// puts what it returns in the parameter's place. `update` holds the only copy, so an operation that can work in place
+/// does.
+pub fn update<M: Module>(module: &mut M, update: impl FnMut(&str, usize, Tensor<1>) -> Tensor<1>) {
     /// Empty parameters, to hold the place of those that are being updated.
     struct Hollow;
     impl ModuleMapper for Hollow {
@@ -80,7 +92,7 @@ pub fn update<M: Module>(module: &mut M, update: impl FnMut(&str, Tensor<1>) -> 
         }
     }
     struct Update<F>(Path, F);
-    impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Update<F> {
+    impl<F: FnMut(&str, usize, Tensor<1>) -> Tensor<1>> ModuleMapper for Update<F> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.0.enter(name);
         }
@@ -91,7 +103,7 @@ pub fn update<M: Module>(module: &mut M, update: impl FnMut(&str, Tensor<1>) -> 
             let name = self.0.name();
             replace(param, |old| {
                 let shape = old.shape();
-                (self.1)(&name, old.flatten::<1>(0, D - 1)).reshape(shape)
+                (self.1)(&name, D, old.flatten::<1>(0, D - 1)).reshape(shape)
             })
         }
     }
@@ -99,13 +111,72 @@ pub fn update<M: Module>(module: &mut M, update: impl FnMut(&str, Tensor<1>) -> 
     *module = std::mem::replace(module, hollow).map(&mut Update(Path::default(), update));
 }
 
-/// Writes a module's parameters to one file.
+/// Writes a module's parameters to one file, copying one at a time.
 ///
 /// # Errors
 ///
 /// What the file system says.
 pub fn save<M: Module>(module: &M, file: &std::path::Path) -> Result<(), TensorError> {
-    write_tensors(file, &collect(module), &BTreeMap::new())
+    save_those(module, file, |_| true)
+}
+
+/// The same with the parameters that are trained, and not those that are frozen.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn save_trained<M: Module>(module: &M, file: &std::path::Path) -> Result<(), TensorError> {
+    save_those(module, file, |is_trained| is_trained)
+}
+
+fn save_those<M: Module>(module: &M, file: &std::path::Path, wanted: impl Fn(bool) -> bool) -> Result<(), TensorError> {
+    struct Gather<F>(Path, BTreeMap<String, Held>, F);
+    impl<F: Fn(bool) -> bool> ModuleVisitor for Gather<F> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.0.enter(name);
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.0.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            if (self.2)(value.is_require_grad()) {
+                self.1.insert(self.0.name(), Held::new(value));
+            }
+        }
+    }
+    let mut gather = Gather(Path::default(), BTreeMap::new(), wanted);
+    module.visit(&mut gather);
+    write_tensors(file, &gather.1, &BTreeMap::new())
+}
+
+/// A tensor that is fetched to the host when it is written.
+pub(crate) struct Held {
+    shape: Vec<usize>,
+    values: Tensor<1>,
+}
+
+impl Held {
+    pub(crate) fn new<const D: usize>(tensor: Tensor<D>) -> Self {
+        Self {
+            shape: tensor.dims().to_vec(),
+            values: untracked(tensor).flatten(0, D - 1),
+        }
+    }
+}
+
+impl WritableTensor for Held {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn count(&self) -> usize {
+        self.values.dims()[0]
+    }
+
+    fn values(&self) -> Cow<'_, [f32]> {
+        to_host(self.values.clone()).data.into()
+    }
 }
 
 /// Reads a module's parameters from a file that holds exactly them.
@@ -118,6 +189,50 @@ pub fn load<M: Module>(module: M, file: &std::path::Path) -> Result<M, TensorErr
     let module = apply(module, |name, shape| reader.take(name, shape))?;
     reader.finish()?;
     Ok(module)
+}
+
+/// Reads what [`save_trained`] wrote: exactly the parameters that are trained.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_trained<M: Module>(module: M, file: &std::path::Path) -> Result<M, TensorError> {
+    let mut reader = TensorReader::open(file)?;
+    let module = apply_where(module, |is_trained| is_trained, |name, shape| reader.take(name, shape))?;
+    reader.finish()?;
+    Ok(module)
+}
+
+/// Number of trained parameters, and of all.
+pub fn count<M: Module>(module: &M) -> (usize, usize) {
+    struct Count(usize, usize);
+    impl ModuleVisitor for Count {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let count = param.val().dims().iter().product::<usize>();
+            self.1 += count;
+            if param.is_require_grad() {
+                self.0 += count;
+            }
+        }
+    }
+    let mut visitor = Count(0, 0);
+    module.visit(&mut visitor);
+    (visitor.0, visitor.1)
+}
+
+/// The checksum of the parameters that are not trained, which checkpoints do not hold.
+pub fn fingerprint_frozen<M: Module>(module: &M) -> String {
+    struct Frozen(Fingerprint);
+    impl ModuleVisitor for Frozen {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if !param.is_require_grad() {
+                self.0.numbers(&to_host(untracked(param.val())).data);
+            }
+        }
+    }
+    let mut visitor = Frozen(Fingerprint::default());
+    module.visit(&mut visitor);
+    visitor.0.finish()
 }
 
 /// Visits each parameter's name and value.

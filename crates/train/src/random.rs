@@ -151,7 +151,8 @@ pub struct EmptyDataSet;
 /// step `s` with `b` examples a step reads positions `s * b .. (s + 1) * b`.
 #[derive(Debug, Clone)]
 pub struct EpochOrder {
-    seed: u64,
+    /// Without a seed every epoch goes through the data as they are.
+    seed: Option<u64>,
     examples: usize,
     epoch: u64,
     order: Vec<usize>,
@@ -167,10 +168,26 @@ impl EpochOrder {
             return Err(EmptyDataSet);
         }
         Ok(Self {
-            seed,
+            seed: Some(seed),
             examples,
             epoch: 0,
             order: permutation(seed, 0, examples),
+        })
+    }
+
+    /// The order of the data themselves, again in every epoch.
+    ///
+    /// # Errors
+    /// [`EmptyDataSet`] when `examples` is 0.
+    pub fn sequential(examples: usize) -> Result<Self, EmptyDataSet> {
+        if examples == 0 {
+            return Err(EmptyDataSet);
+        }
+        Ok(Self {
+            seed: None,
+            examples,
+            epoch: 0,
+            order: Vec::new(),
         })
     }
 
@@ -190,11 +207,13 @@ impl EpochOrder {
     /// epoch.
     pub fn index(&mut self, position: u64) -> usize {
         let epoch = self.epoch(position);
+        let place = (position % self.examples as u64) as usize;
+        let Some(seed) = self.seed else { return place };
         if epoch != self.epoch {
-            self.order = permutation(self.seed, epoch, self.examples);
+            self.order = permutation(seed, epoch, self.examples);
             self.epoch = epoch;
         }
-        self.order[(position % self.examples as u64) as usize]
+        self.order[place]
     }
 
     /// The examples at `position .. position + count`; a batch may span two epochs.
@@ -299,5 +318,7 @@ mod tests {
         assert_eq!(walked.indices(5, 4), all[5..9]);
         assert_eq!((walked.epoch(6), walked.epoch(7)), (0, 1));
         assert_eq!(EpochOrder::new(4, 0).unwrap_err(), EmptyDataSet);
+        assert_eq!(EpochOrder::sequential(3).unwrap().indices(1, 5), [1, 2, 0, 1, 2]);
+        assert_eq!(EpochOrder::sequential(0).unwrap_err(), EmptyDataSet);
     }
 }

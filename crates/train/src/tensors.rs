@@ -9,6 +9,7 @@
 //! data; `__metadata__` is `{"format": "pt"}`, which the Python libraries ask for. The same content gives the same
 //! bytes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -31,6 +32,32 @@ pub struct HostTensor {
     pub shape: Vec<usize>,
     /// As many values as the product of the shape.
     pub data: Vec<f32>,
+}
+
+/// A tensor to be written: on the host, or somewhere that it is fetched from when its turn comes.
+pub trait WritableTensor {
+    /// Sizes of the dimensions.
+    fn shape(&self) -> &[usize];
+
+    /// How many values [`values`](Self::values) will give.
+    fn count(&self) -> usize;
+
+    /// The values, row-major.
+    fn values(&self) -> Cow<'_, [f32]>;
+}
+
+impl WritableTensor for HostTensor {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn count(&self) -> usize {
+        self.data.len()
+    }
+
+    fn values(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.data)
+    }
 }
 
 /// A single exact number beside the tensors: an optimiser's step count, a running average's decay.
@@ -128,9 +155,9 @@ pub enum TensorError {
 /// # Errors
 /// [`TensorError::Length`] or [`TensorError::Name`] for inconsistent content, before anything is written;
 /// [`TensorError::File`] when the system refuses.
-pub fn write_tensors(
+pub fn write_tensors<T: WritableTensor>(
     path: &Path,
-    tensors: &BTreeMap<String, HostTensor>,
+    tensors: &BTreeMap<String, T>,
     scalars: &BTreeMap<String, Scalar>,
 ) -> Result<(), TensorError> {
     let mut entries = Vec::with_capacity(tensors.len() + scalars.len());
@@ -162,18 +189,18 @@ pub fn write_tensors(
             return Err(TensorError::Name { name: name.clone() });
         }
         let asked = tensor
-            .shape
+            .shape()
             .iter()
             .try_fold(1usize, |product, size| product.checked_mul(*size));
-        if asked != Some(tensor.data.len()) {
-            let (values, shape) = (tensor.data.len(), tensor.shape.clone());
+        if asked != Some(tensor.count()) {
+            let (values, shape) = (tensor.count(), tensor.shape().to_vec());
             return Err(TensorError::Length {
                 name: name.clone(),
                 values,
                 shape,
             });
         }
-        place(name, Dtype::F32, &tensor.shape, tensor.data.len() * 4);
+        place(name, Dtype::F32, tensor.shape(), tensor.count() * 4);
     }
     let invalid = |reason: String| TensorError::Invalid {
         path: path.to_path_buf(),
@@ -195,10 +222,12 @@ pub fn write_tensors(
         })?;
     }
     let mut bytes = Vec::with_capacity(PIECE * 4);
-    for piece in tensors.values().flat_map(|tensor| tensor.data.chunks(PIECE)) {
-        bytes.clear();
-        bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
-        write(&bytes)?;
+    for tensor in tensors.values() {
+        for piece in tensor.values().chunks(PIECE) {
+            bytes.clear();
+            bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
+            write(&bytes)?;
+        }
     }
     file.into_inner()
         .map_err(|error| FileError::because("write", path)(error.into_error()))?;

@@ -58,6 +58,12 @@ pub trait Task {
     /// The loop does not start.
     fn load(&mut self, directory: &Path) -> Result<(), Self::Error>;
 
+    /// The metric that counts what a step works through, as `tokens`: it is written as a rate, `tokens_per_second`, in
+    /// place of itself.
+    fn throughput(&self) -> Option<&str> {
+        None
+    }
+
     /// The metrics of a step that stop the run when they are NaN or infinite.
     fn must_be_finite(&self) -> &[&str] {
         &["loss", "grad_norm"]
@@ -307,8 +313,15 @@ impl<'a> Loop<'a> {
         );
         if due(self.settings.log_every) || is_last {
             let (seconds, steps) = std::mem::take(&mut self.timed);
-            let summary = self.state.window.take().last("step_seconds", seconds / steps as f64);
-            self.write(&summary)?;
+            let seconds = seconds / steps as f64;
+            let mut summary = self.state.window.take();
+            if let Some((name, count)) = task
+                .throughput()
+                .and_then(|name| Some((name.to_owned(), summary.remove(name)?)))
+            {
+                summary = summary.last(format!("{name}_per_second"), count / seconds);
+            }
+            self.write(&summary.last("step_seconds", seconds))?;
         }
         let score = if evaluates {
             self.evaluate(task, progress)?

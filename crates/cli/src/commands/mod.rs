@@ -1,11 +1,14 @@
 //! One file a command: its arguments, and what it calls.
 
 pub mod audit;
+pub mod convert;
 pub mod demo;
 pub mod diffusion;
 pub mod language;
 pub mod rank;
+pub mod sft;
 pub mod solve;
+pub mod training;
 
 use clap::CommandFactory as _;
 

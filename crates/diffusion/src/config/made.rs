@@ -3,7 +3,7 @@
 use exact::recipe::Noise;
 use exact::schedule::Schedule;
 use nn::{DenoiserConfig, DitConfig, MlpConfig};
-use train::adamw::AdamWConfig;
+use train::adamw::{AdamWConfig, Decayed};
 
 use super::{ConfigError, LevelsKind, NetworkKind, ProcessKind, ScheduleKind, TrainConfig, WeightingKind};
 use crate::data::{self, Shape};
@@ -141,6 +141,7 @@ impl TrainConfig {
             beta2: self.adam_beta2,
             epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
+            decayed: Decayed::Everything,
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
         }
     }

@@ -1,16 +1,18 @@
 //! The network: embeddings, blocks of attention and feed-forward layers, a head.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ops::{Forest, Heads, Layout, Rotation, TokenLogProb};
 
+use super::adapter::{Adapter, LoraConfig};
 use super::cache::Cache;
 use super::config::{DecoderConfig, FeedForward, Norm, Positions};
 use super::parameters::{self, Parameter};
-use super::projection::Projection;
+use super::projection::{Noise, Projection};
 
 /// A decoder-only language model.
 ///
@@ -27,6 +29,9 @@ pub struct Decoder {
     head: Option<Param<Tensor<2>>>,
     #[module(skip)]
     config: DecoderConfig,
+    /// How the adapters were made, where there are any.
+    #[module(skip)]
+    lora: Option<LoraConfig>,
 }
 
 /// One block: attention, then a feed-forward layer, each on normalised tokens and added to them.
@@ -53,10 +58,12 @@ struct Normalization {
 }
 
 /// What all blocks of a pass share.
-struct Pass<'a> {
+pub(super) struct Pass<'a> {
     config: &'a DecoderConfig,
     rotation: Option<Rotation>,
     layout: Arc<Layout>,
+    /// A key for each token, where the adapters drop some of their inputs.
+    dropout: Option<&'a [u64]>,
 }
 
 /// Makes parameters by path.
@@ -150,6 +157,7 @@ impl Decoder {
             norm: builder.norm("norm")?,
             head: builder.maybe("head")?,
             config: config.clone(),
+            lora: None,
         })
     }
 
@@ -175,13 +183,23 @@ impl Decoder {
     /// When `tokens` is not as long as `forest`, or a token lies outside the vocabulary.
     pub fn hidden(&self, tokens: &[u32], forest: &Forest) -> Tensor<2> {
         let positions = forest.positions();
-        let pass = self.pass(&positions, Arc::new(forest.layout()));
+        let pass = self.pass(&positions, Arc::new(forest.layout()), None);
         let mut hidden = self.embed(tokens, &positions);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            hidden = block.forward(hidden, layer, &pass, |q, k, v, heads| {
-                ops::tree_attention(q, k, v, &pass.layout, heads)
-            });
+        for layer in 0..self.blocks.len() {
+            hidden = self.block(hidden, layer, &pass);
         }
+        self.normalize(hidden)
+    }
+
+    /// One block over a whole forest.
+    pub(super) fn block(&self, hidden: Tensor<2>, layer: usize, pass: &Pass<'_>) -> Tensor<2> {
+        self.blocks[layer].forward(hidden, layer, pass, |q, k, v, heads| {
+            ops::tree_attention(q, k, v, &pass.layout, heads)
+        })
+    }
+
+    /// The last normalisation.
+    pub(super) fn normalize(&self, hidden: Tensor<2>) -> Tensor<2> {
         self.norm.forward(hidden, &self.config)
     }
 
@@ -199,7 +217,7 @@ impl Decoder {
         layout: Layout,
         cache: &mut Cache,
     ) -> Tensor<2> {
-        let pass = self.pass(positions, Arc::new(layout));
+        let pass = self.pass(positions, Arc::new(layout), None);
         let mut hidden = self.embed(tokens, positions);
         for (layer, block) in self.blocks.iter().enumerate() {
             hidden = block.forward(hidden, layer, &pass, |q, k, v, heads| {
@@ -235,7 +253,7 @@ impl Decoder {
         self.head.as_ref().unwrap_or(&self.embedding).val()
     }
 
-    fn pass(&self, positions: &[usize], layout: Arc<Layout>) -> Pass<'_> {
+    pub(super) fn pass<'a>(&'a self, positions: &[usize], layout: Arc<Layout>, dropout: Option<&'a [u64]>) -> Pass<'a> {
         let rotation = match &self.config.positions {
             Positions::Learned => None,
             Positions::Rotary(rope) => Some(Rotation::new(
@@ -249,10 +267,78 @@ impl Decoder {
             config: &self.config,
             rotation,
             layout,
+            dropout,
         }
     }
 
-    fn embed(&self, tokens: &[u32], positions: &[usize]) -> Tensor<2> {
+    /// How the adapters were made, where there are any.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        self.lora.as_ref()
+    }
+
+    /// Puts adapters on the layers of these paths.
+    pub(crate) fn set_adapters(&mut self, mut adapters: BTreeMap<String, Adapter>, config: LoraConfig) {
+        self.for_each_projection(|path, projection| -> Result<(), Infallible> {
+            projection.adapter = adapters.remove(path);
+            Ok(())
+        })
+        .unwrap_or_else(|never| match never {});
+        debug_assert!(adapters.is_empty(), "every adapter has a layer");
+        self.lora = Some(config);
+    }
+
+    /// The adapters by the paths of their layers; they share the decoder's memory.
+    pub(crate) fn adapters(&self) -> BTreeMap<String, Adapter> {
+        let mut adapters = BTreeMap::new();
+        self.clone()
+            .for_each_projection(|path, projection| -> Result<(), Infallible> {
+                if let Some(adapter) = &projection.adapter {
+                    adapters.insert(path.to_owned(), adapter.clone());
+                }
+                Ok(())
+            })
+            .unwrap_or_else(|never| match never {});
+        adapters
+    }
+
+    /// Whether the embeddings of tokens or positions are trained.
+    pub(super) fn trains_embeddings(&self) -> bool {
+        let positions = self.positions.as_ref();
+        self.embedding.is_require_grad() || positions.is_some_and(|table| table.is_require_grad())
+    }
+
+    pub(super) fn forget_adapters(&mut self) {
+        self.lora = None;
+    }
+
+    /// The embeddings of the tokens, [vocabulary, width].
+    pub(crate) fn embedding(&self) -> Param<Tensor<2>> {
+        self.embedding.clone()
+    }
+
+    /// Gives the head weights of its own, where it had the embedding's.
+    pub(crate) fn untie(&mut self, head: Param<Tensor<2>>) {
+        self.head = Some(head);
+        self.config.tied = false;
+        self.config
+            .source
+            .insert("tie_word_embeddings".to_owned(), false.into());
+    }
+
+    /// Visits each linear layer of the blocks with its path, `blocks.3.query`.
+    pub(crate) fn for_each_projection<E>(
+        &mut self,
+        mut visit: impl FnMut(&str, &mut Projection) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            for (name, projection) in block.projections() {
+                visit(&format!("blocks.{layer}.{name}"), projection)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn embed(&self, tokens: &[u32], positions: &[usize]) -> Tensor<2> {
         let size = self.config.vocabulary_size;
         assert!(
             tokens.iter().all(|&token| (token as usize) < size),
@@ -311,6 +397,21 @@ impl Normalization {
 }
 
 impl Block {
+    /// The linear layers by their names.
+    fn projections(&mut self) -> impl Iterator<Item = (&'static str, &mut Projection)> {
+        [
+            Some(("query", &mut self.query)),
+            Some(("key", &mut self.key)),
+            Some(("value", &mut self.value)),
+            Some(("output", &mut self.output)),
+            self.gate.as_mut().map(|gate| ("gate", gate)),
+            Some(("up", &mut self.up)),
+            Some(("down", &mut self.down)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
     /// `attend` maps queries, keys and values to what the heads found, all `[tokens, heads * size]`.
     fn forward(
         &self,
@@ -320,6 +421,11 @@ impl Block {
         attend: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>, Heads) -> Tensor<2>,
     ) -> Tensor<2> {
         let config = pass.config;
+        // Seven layers of a block may drop inputs, and no two of them the same.
+        let noise = |place: u64| {
+            let site = layer as u64 * 8 + place;
+            pass.dropout.map(|keys| Noise { keys, site })
+        };
         let normed = self.attention_norm.forward(x.clone(), config);
         let turn = |x: Tensor<2>, norm: &Option<Normalization>| {
             let x = match norm {
@@ -331,9 +437,9 @@ impl Block {
                 None => x,
             }
         };
-        let q = turn(self.query.forward(normed.clone()), &self.query_norm);
-        let k = turn(self.key.forward(normed.clone()), &self.key_norm);
-        let v = self.value.forward(normed);
+        let q = turn(self.query.forward(normed.clone(), noise(0)), &self.query_norm);
+        let k = turn(self.key.forward(normed.clone(), noise(1)), &self.key_norm);
+        let v = self.value.forward(normed, noise(2));
         let heads = Heads {
             queries: config.heads,
             keys: config.key_value_heads,
@@ -341,15 +447,15 @@ impl Block {
             scale: (config.head_size as f64).powf(-0.5),
             window: config.windows[layer],
         };
-        let x = x + self.output.forward(attend(q, k, v, heads));
+        let x = x + self.output.forward(attend(q, k, v, heads), noise(3));
 
         let normed = self.feed_forward_norm.forward(x.clone(), config);
-        let up = self.up.forward(normed.clone());
+        let up = self.up.forward(normed.clone(), noise(4));
         let inner = match (config.feed_forward, &self.gate) {
-            (FeedForward::Swiglu, Some(gate)) => ops::swiglu(gate.forward(normed), up),
-            (FeedForward::Geglu, Some(gate)) => ops::geglu(gate.forward(normed), up),
+            (FeedForward::Swiglu, Some(gate)) => ops::swiglu(gate.forward(normed, noise(5)), up),
+            (FeedForward::Geglu, Some(gate)) => ops::geglu(gate.forward(normed, noise(5)), up),
             _ => ops::gelu(up),
         };
-        x + self.down.forward(inner)
+        x + self.down.forward(inner, noise(6))
     }
 }

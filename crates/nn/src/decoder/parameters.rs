@@ -30,6 +30,21 @@ pub struct Place {
     pub columns: Option<Range<usize>>,
 }
 
+impl Parameter {
+    /// The module that the parameter belongs to, as Hugging Face names it: `model.layers.3.self_attn.q_proj`.
+    #[must_use]
+    pub fn module(&self) -> &str {
+        let name = &self.place.name;
+        name.rsplit_once('.').map_or(name, |(module, _)| module)
+    }
+
+    /// The path of the layer that the parameter belongs to: `blocks.3.query`.
+    #[must_use]
+    pub fn layer_path(&self) -> &str {
+        self.path.rsplit_once('.').map_or(&self.path, |(layer, _)| layer)
+    }
+}
+
 /// A fresh parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initial {

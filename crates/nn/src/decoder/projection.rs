@@ -3,6 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use super::adapter::Adapter;
+
 /// `y = x W + b`, plus `scale · (x A) B` where it is adapted (Hu et al. 2021, "LoRA").
 ///
 /// The low-rank path is worked out as two thin products and the weight is never touched: merging it into the weight at
@@ -10,21 +12,19 @@ use burn::tensor::Tensor;
 #[derive(Module, Debug)]
 pub struct Projection {
     /// [inputs, outputs].
-    weight: Param<Tensor<2>>,
+    pub(super) weight: Param<Tensor<2>>,
     /// [outputs].
     bias: Option<Param<Tensor<1>>>,
-    adapter: Option<Adapter>,
+    pub(super) adapter: Option<Adapter>,
 }
 
-/// A low-rank change of a projection.
-#[derive(Module, Debug)]
-pub struct Adapter {
-    /// [inputs, rank].
-    pub(super) a: Param<Tensor<2>>,
-    /// [rank, outputs].
-    pub(super) b: Param<Tensor<2>>,
-    #[module(skip)]
-    pub(super) scale: f64,
+/// The dropout of one projection in one pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noise<'a> {
+    /// A key for each token.
+    pub keys: &'a [u64],
+    /// Which projection of the network this is.
+    pub site: u64,
 }
 
 impl Projection {
@@ -37,14 +37,19 @@ impl Projection {
     }
 
     /// [tokens, inputs] to [tokens, outputs].
-    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>, noise: Option<Noise<'_>>) -> Tensor<2> {
         let y = ops::linear(x.clone(), self.weight.val(), self.bias.as_ref().map(Param::val));
         match &self.adapter {
             None => y,
-            Some(Adapter { a, b, scale }) => {
-                let low = ops::linear(x, a.val(), None).mul_scalar(*scale);
-                y + ops::linear(low, b.val(), None)
-            }
+            Some(adapter) => y + adapter.forward(x, noise),
+        }
+    }
+
+    /// Adds the adapter to the weight, `W + scale · A B`, and takes it away.
+    pub(super) fn merge(&mut self) {
+        if let Some(adapter) = self.adapter.take() {
+            let change = adapter.change();
+            self.weight = self.weight.clone().map(|weight| weight + change);
         }
     }
 }

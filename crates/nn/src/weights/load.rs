@@ -58,7 +58,7 @@ fn find(source: &dyn WeightSource, name: &str) -> Result<String, WeightsError> {
         })
 }
 
-fn check(source: &dyn WeightSource, name: &str, parameter: &Parameter) -> Result<(), WeightsError> {
+pub(super) fn check(source: &dyn WeightSource, name: &str, parameter: &Parameter) -> Result<(), WeightsError> {
     let mut expected = parameter.shape.clone();
     if parameter.place.transposed {
         expected.reverse();
@@ -80,7 +80,7 @@ fn check(source: &dyn WeightSource, name: &str, parameter: &Parameter) -> Result
     })
 }
 
-fn read(source: &dyn WeightSource, parameter: &Parameter) -> Result<Vec<f32>, WeightsError> {
+pub(super) fn read(source: &dyn WeightSource, parameter: &Parameter) -> Result<Vec<f32>, WeightsError> {
     let tensor = source.read(&find(source, &parameter.place.name)?)?;
     let mut values = tensor.values;
     if let (Some(columns), Some(&total)) = (&parameter.place.columns, tensor.shape.last()) {

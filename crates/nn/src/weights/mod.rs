@@ -3,13 +3,15 @@
 //! A [`WeightSource`] gives tensors by Hugging Face's names, one at a time, in f32, whatever the file holds; a decoder is
 //! built from any of them by its table of parameters.
 
+mod adapter;
 mod directory;
 mod gguf_file;
 mod load;
-mod save;
+pub(crate) mod save;
 
 use std::path::PathBuf;
 
+pub use adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterDirectory, save_adapter};
 pub use directory::SafetensorsDirectory;
 pub use gguf_file::GgufWeights;
 pub use load::{Loaded, load};
@@ -106,6 +108,16 @@ pub enum WeightsError {
         found: Vec<usize>,
         /// The shape needed.
         expected: Vec<usize>,
+    },
+    /// An adapter that cannot be used.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Adapter {
+        /// The adapter's directory or configuration.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        remedy: String,
     },
     /// Another source's error.
     #[error(transparent)]

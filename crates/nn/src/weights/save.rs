@@ -34,6 +34,32 @@ pub const SHARD_BYTES: u64 = 5_000_000_000;
 ///
 /// [`WeightsError`]; the caller is left to remove what was written.
 pub fn save(decoder: &Decoder, directory: &Path, precision: Precision, shard_bytes: u64) -> Result<(), WeightsError> {
+    let shards = shards(file_tensors(decoder, precision), shard_bytes);
+    let count = shards.len();
+    let mut weight_map = BTreeMap::new();
+    let mut total = 0_u64;
+    for (number, shard) in shards.into_iter().enumerate() {
+        let name = if count == 1 {
+            "model.safetensors".to_owned()
+        } else {
+            format!("model-{:05}-of-{count:05}.safetensors", number + 1)
+        };
+        for (tensor, content) in &shard {
+            weight_map.insert(tensor.clone(), name.clone());
+            total += content.data_len() as u64;
+        }
+        write(&directory.join(name), shard)?;
+    }
+    if count > 1 {
+        let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+        let path = directory.join("model.safetensors.index.json");
+        std::fs::write(&path, format!("{index:#}")).map_err(WeightsError::file("write", path))?;
+    }
+    Ok(())
+}
+
+/// The decoder's tensors as files have them, by name. Their values are made when they are asked for.
+pub(super) fn file_tensors(decoder: &Decoder, precision: Precision) -> BTreeMap<String, FileTensor> {
     let values = flat_parameters(decoder);
     let mut tensors: BTreeMap<String, FileTensor> = BTreeMap::new();
     for parameter in parameters::of(decoder.config()) {
@@ -62,28 +88,7 @@ pub fn save(decoder: &Decoder, directory: &Path, precision: Precision, shard_byt
             }
         }
     }
-    let shards = shards(tensors, shard_bytes);
-    let count = shards.len();
-    let mut weight_map = BTreeMap::new();
-    let mut total = 0_u64;
-    for (number, shard) in shards.into_iter().enumerate() {
-        let name = if count == 1 {
-            "model.safetensors".to_owned()
-        } else {
-            format!("model-{:05}-of-{count:05}.safetensors", number + 1)
-        };
-        for (tensor, content) in &shard {
-            weight_map.insert(tensor.clone(), name.clone());
-            total += content.data_len() as u64;
-        }
-        write(&directory.join(name), shard)?;
-    }
-    if count > 1 {
-        let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-        let path = directory.join("model.safetensors.index.json");
-        std::fs::write(&path, format!("{index:#}")).map_err(WeightsError::file("write", path))?;
-    }
-    Ok(())
+    tensors
 }
 
 /// Writes tensors to one file, with the metadata that transformers asks for.
@@ -118,7 +123,7 @@ fn shards(tensors: BTreeMap<String, FileTensor>, most: u64) -> Vec<Vec<(String, 
 }
 
 /// A tensor as a file has it, made when it is written.
-struct FileTensor {
+pub(super) struct FileTensor {
     /// Parameters side by side; usually one.
     parts: Vec<Part>,
     shape: Vec<usize>,
@@ -132,7 +137,7 @@ struct Part {
 
 impl FileTensor {
     /// Row-major, in the file's orientation.
-    fn values(&self) -> Vec<f32> {
+    pub(super) fn values(&self) -> Vec<f32> {
         let mut parts = self.parts.iter().map(|part| {
             let values = to_host(part.values.clone());
             match (part.parameter.place.transposed, &part.parameter.shape[..]) {
@@ -199,14 +204,18 @@ pub(crate) fn flat_parameters<M: Module>(module: &M) -> HashMap<String, Tensor<1
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let value = param.val();
-            let value = if value.is_autodiff() { value.inner() } else { value };
-            self.1.insert(self.0.join("."), value.flatten(0, D - 1));
+            self.1
+                .insert(self.0.join("."), untracked(param.val()).flatten(0, D - 1));
         }
     }
     let mut visit = Visit(Vec::new(), HashMap::new());
     module.visit(&mut visit);
     visit.1
+}
+
+/// The tensor without its gradient graph.
+pub(crate) fn untracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
 /// A tensor's values on the host.

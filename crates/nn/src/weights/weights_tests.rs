@@ -1,30 +1,11 @@
 use burn::tensor::Device;
-use ops::Forest;
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::decoder::test_models::{self, GPT2, LLAMA, logits};
 use crate::decoder::{Decoder, DecoderConfig};
 
-const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24, "attention_bias": true}"#;
-const GPT2: &str =
-    r#"{"model_type": "gpt2", "vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}"#;
-
 fn random(text: &str) -> Decoder {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let config = DecoderConfig::from_json(text).unwrap();
-    let mut make = |parameter: &crate::decoder::parameters::Parameter| {
-        let count = parameter.shape.iter().product();
-        Ok::<_, WeightsError>((0..count).map(|_| rng.random::<f32>() - 0.5).collect())
-    };
-    Decoder::build(&config, &Device::flex(), &mut make).unwrap()
-}
-
-fn logits(decoder: &Decoder) -> Vec<f32> {
-    let tokens = [3, 1, 4, 1, 5];
-    let hidden = decoder.hidden(&tokens, &Forest::sequences([5]));
-    decoder.logits(hidden).into_data().try_into_vec().unwrap()
+    test_models::random(text, &Device::flex())
 }
 
 #[test]

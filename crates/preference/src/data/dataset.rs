@@ -24,6 +24,13 @@ pub struct Dataset {
     selection: Option<Arc<[usize]>>,
 }
 
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = formatter.debug_struct("Dataset");
+        shown.field("origin", &self.origin).field("rows", &self.len()).finish()
+    }
+}
+
 enum Store {
     Memory(Vec<Row>),
     Files(Index),
@@ -100,6 +107,18 @@ impl Dataset {
         self.len() == 0
     }
 
+    /// The files or directories that it was read from.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Whether the rows are held in memory, rather than read when they are asked for.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        matches!(*self.store, Store::Memory(_))
+    }
+
     /// What the user should know about the data, in sentences.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
@@ -135,6 +154,13 @@ impl Dataset {
             Store::Memory(rows) => rows.get(number).map(Cow::Borrowed).ok_or_else(too_few),
             Store::Files(index) => index.get(number).map(Cow::Owned),
         }
+    }
+
+    /// A row's number in the files, counted from 1 over all of them.
+    #[must_use]
+    pub fn number_in_files(&self, row: usize) -> usize {
+        let selection = self.selection.as_ref().and_then(|selection| selection.get(row));
+        selection.copied().unwrap_or(row) + 1
     }
 
     /// Feeds everything that a model could learn from the set to a checksum: its rows in their order, in a form that

@@ -2,19 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use ::train::interrupt::Interrupt;
-use ::train::progress::Progress;
-use ::train::run::Run;
-use ::train::trainer::{Outcome, Settings, train};
+use ::train::trainer::{Outcome, Settings};
 use diffusion::config::{MAY_CHANGE, TrainConfig};
 use diffusion::data::{Shape, ValueRange};
 use diffusion::training::Training;
-use miette::{IntoDiagnostic as _, WrapErr as _, miette};
+use miette::IntoDiagnostic as _;
 use serde::Serialize;
 
+use crate::commands::training::{RunArguments, drive, open_run};
 use crate::commands::usage_error;
 use crate::output::Context;
-use crate::settings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,18 +33,9 @@ Examples:
 #[command(after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
 pub struct Arguments {
-    /// The run's directory.
-    #[arg(long, value_name = "RUN")]
+    #[command(flatten)]
     #[serde(skip)]
-    out: PathBuf,
-    /// A TOML file of settings; flags override it.
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
-    config: Option<PathBuf>,
-    /// Continue the run in --out from its newest checkpoint.
-    #[arg(long)]
-    #[serde(skip)]
-    resume: bool,
+    run: RunArguments,
 
     /// The data: a folder of images (classes by sub-folder), IDX files or their folder, a .csv or .npy file, `digits`,
     /// or points:NAME (gaussian, mixture, moons, checkerboard, swiss-roll; options as in points:gaussian?std=0.5).
@@ -195,15 +183,8 @@ struct Document<'a> {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
-    if arguments.resume && !Run::exists(&arguments.out) {
-        return Err(miette!(
-            "there is no run to resume in {}; leave --resume out to start one there",
-            arguments.out.display()
-        ));
-    }
-    // On resume the run's own settings stand in the place of the defaults.
-    let own = arguments.resume.then(|| arguments.out.join("config.toml"));
-    let mut config: TrainConfig = settings::resolve([own.as_deref(), arguments.config.as_deref()], arguments)?;
+    let RunArguments { out, resume, .. } = &arguments.run;
+    let mut config: TrainConfig = arguments.run.settings(arguments)?;
     if let Some(seed) = context.seed {
         config.seed = seed;
     }
@@ -214,11 +195,11 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         );
     }
     config.check().into_diagnostic()?;
-    let (training, outcome) = execute(config, &arguments.out, arguments.resume, context)?;
+    let (training, outcome) = execute(config, out, *resume, context)?;
     let finished = outcome == Outcome::Finished;
     let document = Document {
-        run: &arguments.out,
-        model: finished.then(|| arguments.out.join("model")),
+        run: out,
+        model: finished.then(|| out.join("model")),
         steps: match outcome {
             Outcome::Finished => training.steps(),
             Outcome::Interrupted(steps) => steps,
@@ -263,15 +244,7 @@ pub fn execute(
         steps: training.steps(),
         ..settings
     };
-    let run = if resume {
-        let (run, changed) = Run::resume(out, &config, MAY_CHANGE).into_diagnostic()?;
-        for change in changed {
-            context.say(format_args!("{} changed since the run was started", change.key));
-        }
-        run
-    } else {
-        Run::create(out, &config).into_diagnostic()?
-    };
+    let run = open_run(out, resume, &config, MAY_CHANGE, context)?;
     for note in training.data().notes() {
         context.say(format_args!("{}: {note}", training.data().origin()));
     }
@@ -284,21 +257,12 @@ pub fn execute(
         training.steps(),
         config.batch_size,
     ));
-    let interrupt = Interrupt::on_signals().into_diagnostic()?;
     let shown: &[&str] = if config.eval_every > 0 {
         &["loss", "eval_loss"]
     } else {
         &["loss"]
     };
-    let mut progress = if context.quiet {
-        Progress::silent()
-    } else {
-        Progress::on_standard_error()
-    }
-    .showing(shown);
-    let outcome = train(&run, &settings, &mut training, &mut progress, &interrupt)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("training {} stopped", out.display()))?;
+    let outcome = drive(&run, &settings, &mut training, shown, context)?;
     if outcome == Outcome::Finished {
         training.model().save(&run.model_directory()).into_diagnostic()?;
     }

@@ -4,9 +4,10 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use miette::IntoDiagnostic as _;
 use preference::data::{Conversation, Message, Text};
+use preference::encode::RowEncoder;
 use preference::generate::{Ending, Request, Verdict, generate};
 
-use super::{ChoiceArguments, encoder, open, prompt_tokens};
+use super::{ChoiceArguments, ModelArguments};
 use crate::output::Context;
 
 const EXAMPLES: &str = "\
@@ -19,9 +20,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A directory in Hugging Face's format, a .gguf file, or org/name.
-    #[arg(long, value_name = "MODEL")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArguments,
     /// What the model is told before the conversation.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -35,8 +35,9 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let choice = arguments.choice.choice()?;
-    let model = open(&arguments.model, context)?;
-    let (tokenizer, encoder) = (&model.tokenizer, encoder(&model.tokenizer)?);
+    let model = arguments.model.open(context)?;
+    let tokenizer = &model.tokenizer;
+    let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
     // An error now, rather than after the first line.
     tokenizer.chat_template(None, false).into_diagnostic()?;
     let begin = || -> Vec<Message> {
@@ -81,7 +82,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
             first: turn,
         };
         turn += 1;
-        let tokens = prompt_tokens(&given, &encoder, tokenizer)?;
+        let tokens = encoder.prompt(&given).into_diagnostic()?;
         let mut stream = tokenizer.decode_stream(false);
         let (mut answer, mut failure) = (String::new(), None);
         let texts = generate(

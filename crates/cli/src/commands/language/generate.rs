@@ -7,11 +7,12 @@ use ::train::metrics::Metrics;
 use ::train::progress::Progress;
 use miette::{IntoDiagnostic as _, miette};
 use preference::data::{Conversation, Kind, Message, Row, Rows, Text};
+use preference::encode::RowEncoder;
 use preference::generate::{Ending, Request, Verdict, generate};
 use preference::text::DecodeStream;
 use serde::Serialize;
 
-use super::{ChoiceArguments, encoder, open, prompt_tokens};
+use super::{ChoiceArguments, ModelArguments};
 use crate::output::{Context, Format};
 
 const EXAMPLES: &str = "\
@@ -29,9 +30,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A directory in Hugging Face's format, a .gguf file, or org/name.
-    #[arg(long, value_name = "MODEL")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArguments,
     /// The prompt: what the user says, for models with a chat template; plain text otherwise.
     #[arg(
         long,
@@ -75,9 +75,9 @@ struct Line<'a> {
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let choice = arguments.choice.choice()?;
     let prompts = prompts(arguments)?;
-    let model = open(&arguments.model, context)?;
+    let model = arguments.model.open(context)?;
     let tokenizer = &model.tokenizer;
-    let encoder = encoder(tokenizer)?;
+    let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
     let talks = !arguments.raw && tokenizer.template_names().next().is_some();
     if arguments.raw && prompts.iter().any(Text::is_messages) {
         return Err(miette!(
@@ -89,10 +89,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         Text::Plain(text) if talks => Text::Messages(Conversation::new(vec![Message::new("user", text.as_str())])),
         other => other.clone(),
     };
-    let tokens = prompts
-        .iter()
-        .map(|prompt| prompt_tokens(&as_chat(prompt), &encoder, tokenizer));
-    let tokens = tokens.collect::<miette::Result<Vec<_>>>()?;
+    let tokens = prompts.iter().map(|prompt| encoder.prompt(&as_chat(prompt)));
+    let tokens = tokens.collect::<Result<Vec<_>, _>>().into_diagnostic()?;
     let request = Request {
         choice,
         samples: arguments.samples,

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic as _, WrapErr as _};
 use preference::data::{Kind, Lengths, Row, Rows, Summary, Text};
+use preference::encode::RowEncoder;
 use preference::model::LanguageModel;
 use preference::text::{Trace, Trained};
 use serde::Serialize;
 
-use super::{encoder, messages, open, prompt_tokens, template_input};
+use super::open;
 use crate::output::{Context, table};
 
 const EXAMPLES: &str = "\
@@ -153,23 +154,21 @@ fn inspect_model(path: &Path, context: &Context) -> miette::Result<()> {
 
 /// The row's texts in tokens, as tuning would be given them.
 fn sequences(row: &Row, model: &LanguageModel) -> miette::Result<Vec<Sequence>> {
-    let (tokenizer, encoder) = (&model.tokenizer, encoder(&model.tokenizer)?);
+    let tokenizer = &model.tokenizer;
+    let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
     let traces: Vec<Trace> = match row {
-        Row::Text { text } => vec![encoder.text(text).into_diagnostic()?],
-        Row::Conversation(conversation) => {
-            let messages = messages(conversation);
-            let given = template_input(conversation, &messages);
-            vec![encoder.messages(&given, Trained::Assistant).into_diagnostic()?]
+        Row::Text { .. } | Row::Conversation(_) | Row::Completion { .. } => {
+            vec![encoder.example(row, Trained::Assistant).into_diagnostic()?.into()]
         }
         _ => {
             let prompt = row.prompt().cloned().unwrap_or_else(|| Text::Plain(String::new()));
             let responses = row.responses();
             if responses.is_empty() {
-                let ids = prompt_tokens(&prompt, &encoder, tokenizer)?;
+                let ids = encoder.prompt(&prompt).into_diagnostic()?;
                 let learned = vec![false; ids.len()];
                 vec![Trace { ids, learned }]
             } else {
-                let ranked = super::score::encode(&encoder, &prompt, &responses)?;
+                let ranked = encoder.responses(&prompt, &responses).into_diagnostic()?;
                 let trace = |response: &Vec<u32>| Trace {
                     ids: [&ranked.prompt[..], response].concat(),
                     learned: [vec![false; ranked.prompt.len()], vec![true; response.len()]].concat(),

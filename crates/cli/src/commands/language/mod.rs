@@ -6,19 +6,40 @@ pub mod inspect;
 pub mod score;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use miette::IntoDiagnostic as _;
 use nn::hub::{Environment, Watch};
-use preference::data::{Conversation, Text};
 use preference::generate::Choice;
 use preference::model::LanguageModel;
-use preference::text::{self, Encoder, Tokenizer};
-use serde_json::Value;
 
 use crate::output::Context;
 
-/// Opens the model that `--model` names, and says what is worth knowing about it.
-pub fn open(name: &str, context: &Context) -> miette::Result<LanguageModel> {
+/// Which model, and which adapter on it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArguments {
+    /// A directory in Hugging Face's format (of a model, or of a PEFT adapter, whose base is opened with it), a .gguf
+    /// file, or org/name.
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// A PEFT adapter's directory, to be put on the model.
+    #[arg(long, value_name = "DIRECTORY")]
+    adapter: Option<PathBuf>,
+}
+
+impl ModelArguments {
+    /// Opens the model, and says what is worth knowing about it.
+    pub fn open(&self, context: &Context) -> miette::Result<LanguageModel> {
+        let model = open(&self.model, context)?;
+        match &self.adapter {
+            Some(adapter) => model.with_adapter(adapter).into_diagnostic(),
+            None => Ok(model),
+        }
+    }
+}
+
+/// Says that a file is being downloaded, once for each.
+pub fn with_watch<T>(context: &Context, work: impl FnOnce(&mut Watch<'_>) -> T) -> T {
     let mut shown = BTreeSet::new();
     let mut progress = |progress: nn::hub::Progress<'_>| {
         if shown.insert(progress.file.to_owned()) {
@@ -28,12 +49,17 @@ pub fn open(name: &str, context: &Context) -> miette::Result<LanguageModel> {
             ));
         }
     };
-    let mut watch = Watch {
+    work(&mut Watch {
         progress: &mut progress,
         cancelled: &|| false,
-    };
+    })
+}
+
+/// Opens the model of this name, and says what is worth knowing about it.
+pub fn open(name: &str, context: &Context) -> miette::Result<LanguageModel> {
     let environment = Environment::of_process();
-    let model = LanguageModel::open(name, &environment, &mut watch, &context.device()).into_diagnostic()?;
+    let open = |watch: &mut Watch<'_>| LanguageModel::open(name, &environment, watch, &context.device());
+    let model = with_watch(context, open).into_diagnostic()?;
     for warning in &model.warnings {
         context.say(format_args!("warning: {warning}"));
     }
@@ -87,42 +113,5 @@ impl ChoiceArguments {
     pub fn stops_at(&self, text: &str) -> Option<usize> {
         let begins = |stop: &String| text.find(stop.as_str()).filter(|_| !stop.is_empty());
         self.stop.iter().filter_map(begins).min()
-    }
-}
-
-/// An encoder with the model's chat template, where it has one.
-pub fn encoder(tokenizer: &Tokenizer) -> miette::Result<Encoder<'_>> {
-    let encoder = Encoder::new(tokenizer);
-    if tokenizer.template_names().next().is_none() {
-        return Ok(encoder);
-    }
-    let template = tokenizer.chat_template(None, false).into_diagnostic()?;
-    Ok(encoder.with_template(template))
-}
-
-/// The messages of a conversation as templates read them.
-pub fn messages(conversation: &Conversation) -> Vec<Value> {
-    let messages = conversation.messages.iter();
-    messages.map(|message| Value::Object(message.keys().clone())).collect()
-}
-
-/// The tokens that generation starts from: plain text as it is, or a conversation up to where the assistant answers.
-pub fn prompt_tokens(prompt: &Text, encoder: &Encoder<'_>, tokenizer: &Tokenizer) -> miette::Result<Vec<u32>> {
-    match prompt {
-        Text::Plain(text) => tokenizer.encode_prompt(text).into_diagnostic(),
-        Text::Messages(conversation) => {
-            let messages = messages(conversation);
-            let given = template_input(conversation, &messages);
-            encoder.chat_prompt(&given).into_diagnostic()
-        }
-    }
-}
-
-/// What a template is given of a conversation.
-pub fn template_input<'a>(conversation: &'a Conversation, messages: &'a [Value]) -> text::Conversation<'a> {
-    text::Conversation {
-        tools: Some(&conversation.tools[..]).filter(|tools| !tools.is_empty()),
-        variables: Some(&conversation.template_arguments).filter(|variables| !variables.is_empty()),
-        ..text::Conversation::new(messages)
     }
 }

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use miette::{IntoDiagnostic as _, WrapErr as _};
 use preference::data::{Kind, Rows, Text};
+use preference::encode::RowEncoder;
 use preference::score::log_probs;
-use preference::text::Ranked;
 use serde::Serialize;
-use serde_json::Value;
 
-use super::{encoder, messages, open, template_input};
+use super::ModelArguments;
 use crate::output::{Context, number};
 
 const EXAMPLES: &str = "\
@@ -25,9 +24,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// A directory in Hugging Face's format, a .gguf file, or org/name.
-    #[arg(long, value_name = "MODEL")]
-    model: String,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Prompts with responses: JSON Lines or Parquet.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -50,12 +48,15 @@ struct Scored {
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let rows = Rows::open(&arguments.data, Kind::Score).into_diagnostic()?;
-    let model = open(&arguments.model, context)?;
-    let encoder = encoder(&model.tokenizer)?;
+    let model = arguments.model.open(context)?;
+    let encoder = RowEncoder::new(&model.tokenizer).into_diagnostic()?;
     for row in rows {
         let (place, row) = row.into_diagnostic()?;
         let prompt = row.prompt().cloned().unwrap_or_else(|| Text::Plain(String::new()));
-        let encoded = encode(&encoder, &prompt, &row.responses()).wrap_err_with(|| place.to_string())?;
+        let encoded = encoder
+            .responses(&prompt, &row.responses())
+            .into_diagnostic()
+            .wrap_err_with(|| place.to_string())?;
         let sums = log_probs(&model.decoder, &encoded.prompt, &encoded.responses)
             .into_diagnostic()
             .wrap_err_with(|| place.to_string())?;
@@ -73,31 +74,4 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// A prompt and its responses in tokens, each response with its end token.
-pub fn encode(encoder: &preference::text::Encoder<'_>, prompt: &Text, responses: &[&Text]) -> miette::Result<Ranked> {
-    match prompt {
-        Text::Plain(prompt) => {
-            let texts = responses.iter().map(|response| match response {
-                Text::Plain(text) => text.clone(),
-                Text::Messages(conversation) => conversation.messages.iter().map(|message| message.content()).collect(),
-            });
-            let texts: Vec<String> = texts.collect();
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            encoder.completions(prompt, &texts).into_diagnostic()
-        }
-        Text::Messages(conversation) => {
-            let prompt_messages = messages(conversation);
-            let answers = responses.iter().map(|response| match response {
-                Text::Plain(text) => vec![serde_json::json!({ "role": "assistant", "content": text })],
-                Text::Messages(answer) => messages(answer),
-            });
-            let answers: Vec<Vec<Value>> = answers.collect();
-            let answers: Vec<&[Value]> = answers.iter().map(Vec::as_slice).collect();
-            encoder
-                .chats(&template_input(conversation, &prompt_messages), &answers)
-                .into_diagnostic()
-        }
-    }
 }

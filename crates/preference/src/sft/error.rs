@@ -1,0 +1,124 @@
+//! Everything that can go wrong between a data set and a tuned model.
+
+use std::path::PathBuf;
+
+use nn::decoder::LoraError;
+use nn::weights::WeightsError;
+use train::files::FileError;
+use train::tensors::TensorError;
+
+use super::config::ConfigError;
+use crate::data::DataError;
+use crate::model::ModelError;
+use crate::text::TextError;
+
+/// Fine-tuning failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SftError {
+    /// The settings make no run.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The model cannot be opened.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The adapters cannot be put on.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// The model is an adapter already.
+    #[error(
+        "{model} is an adapter, which is trained on as it is: leave lora-rank out, or merge it first (posterior convert \
+         --model {model} --out DIRECTORY) and tune the result"
+    )]
+    AdapterOnAdapter {
+        /// The adapter.
+        model: String,
+    },
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A row makes no tokens.
+    #[error("{origin}, example {row}: {error}")]
+    Row {
+        /// The data set.
+        origin: String,
+        /// The example, counted from 1.
+        row: usize,
+        /// Why.
+        error: TextError,
+    },
+    /// Nothing is left to learn.
+    #[error(
+        "{origin}: all {rows} examples were left out, because they are longer than max-length {max_length} or have nothing \
+         to learn; raise max-length, or choose another truncation"
+    )]
+    NothingLeft {
+        /// The data set.
+        origin: String,
+        /// Its rows.
+        rows: usize,
+        /// The longest example that was allowed.
+        max_length: usize,
+    },
+    /// A token that the model does not have.
+    #[error(
+        "{origin}, example {row}: token {token} is not one of the model's {vocabulary}; tokenizer and model do not belong \
+         together"
+    )]
+    Token {
+        /// The data set.
+        origin: String,
+        /// The example, counted from 1.
+        row: usize,
+        /// The token.
+        token: u32,
+        /// The model's number of tokens.
+        vocabulary: usize,
+    },
+    /// Examples may be longer than the model's positions.
+    #[error("max-length is {max_length}, but the model has {positions} positions; lower max-length to that or less")]
+    Positions {
+        /// The longest example that is allowed.
+        max_length: usize,
+        /// The model's positions.
+        positions: usize,
+    },
+    /// The batch and its parts do not fit together.
+    #[error(transparent)]
+    Batch(#[from] train::batches::BatchError),
+    /// The learning rate makes no schedule.
+    #[error(transparent)]
+    LearningRate(#[from] train::schedule::ScheduleError),
+    /// There is nothing to train on.
+    #[error(transparent)]
+    Empty(#[from] train::random::EmptyDataSet),
+    /// Weights or optimiser state cannot be read or written.
+    #[error(transparent)]
+    Tensors(#[from] TensorError),
+    /// The model's weights cannot be written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The state of a checkpoint cannot be read.
+    #[error("{} cannot be read: {reason}; it was written by another program version", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What a run was started on is not what it was.
+    #[error(
+        "{what} changed since the run was started (checksum {before} then, {now} now); put it back as it was, or start a \
+         new run with another --out"
+    )]
+    Changed {
+        /// The data set or the model.
+        what: String,
+        /// Its checksum in the checkpoint.
+        before: String,
+        /// Its checksum now.
+        now: String,
+    },
+}
