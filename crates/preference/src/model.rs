@@ -262,3 +262,7 @@ pub fn gguf_tokenizer(parts: TokenizerParts, origin: String) -> Result<Tokenizer
         origin,
     })
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

@@ -26,6 +26,8 @@ mod truncate;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+pub(crate) use testing::chatml as test_tokenizer;
 
 pub use chat::{Divergence, Encoder, Trained};
 pub use clock::Moment;

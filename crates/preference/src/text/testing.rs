@@ -94,7 +94,7 @@ pub(super) fn special(named: &[(&str, &str)]) -> SpecialTokens {
 }
 
 /// The byte-level tokenizer with ChatML; `<|im_end|>` ends a text.
-pub(super) fn chatml() -> Tokenizer {
+pub(crate) fn chatml() -> Tokenizer {
     Tokenizer::from_parts(Parts {
         tokenizer: byte_level(),
         special: special(&[("eos_token", "<|im_end|>"), ("pad_token", "<|end|>")]),
