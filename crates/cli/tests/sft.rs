@@ -483,7 +483,10 @@ fn bad_input_is_told_what_to_do() {
         (&["--held-out", "25", "--eval-every", "3"], &["25"]),
         (&["--batch-size", "4", "--accumulate", "5"], &["accumulated in 5 parts"]),
         (&["--warmup-steps", "9999"], &["warm-up"]),
-        (&["--max-length", "2", "--truncation", "leave-out"], &["all 25 examples were left out"]),
+        (
+            &["--max-length", "2", "--truncation", "leave-out"],
+            &["all 25 examples were left out"],
+        ),
         (&["--learning-rate", "-1"], &["learning-rate"]),
         (&["--train-on", "nothing"], &["nothing"]),
     ];

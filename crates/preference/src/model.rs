@@ -257,7 +257,7 @@ pub fn gguf_tokenizer(parts: TokenizerParts, origin: String) -> Result<Tokenizer
     Tokenizer::from_parts(Parts {
         tokenizer: parts.tokenizer,
         special,
-        end_ids: Vec::new(),
+        end_ids: parts.end_ids,
         chat_template: parts.chat_template,
         origin,
     })

@@ -23,6 +23,7 @@ const SHARE: u32 = 20;
 pub struct Progress {
     output: Output,
     shown: Vec<String>,
+    unit: &'static str,
     total: u64,
     seen: VecDeque<(Instant, u64)>,
     started: Option<Instant>,
@@ -69,11 +70,19 @@ impl Progress {
         self
     }
 
+    /// What is counted, in the singular; without a call, `step`.
+    #[must_use]
+    pub fn counting(mut self, unit: &'static str) -> Self {
+        self.unit = unit;
+        self
+    }
+
     fn with(output: Output) -> Self {
         let shown = vec!["loss".to_owned()];
         Self {
             output,
             shown,
+            unit: "step",
             total: 0,
             seen: VecDeque::new(),
             started: None,
@@ -144,15 +153,16 @@ impl Progress {
     }
 
     fn text(&self, step: u64, metrics: &Metrics) -> String {
-        let mut text = format!("step {step}/{}", self.total);
+        let unit = self.unit;
+        let mut text = format!("{unit} {step}/{}", self.total);
         if let (Some((from, first)), Some((to, last))) = (self.seen.front(), self.seen.back()) {
             let (seconds, steps) = ((*to - *from).as_secs_f64(), (last - first) as f64);
             if seconds > 0.0 && steps > 0.0 {
                 let rate = steps / seconds;
                 let left = self.total.saturating_sub(step) as f64 / rate;
                 match rate >= 1.0 {
-                    true => text += &format!(", {} steps/s", Short(rate)),
-                    false => text += &format!(", {} s/step", Short(1.0 / rate)),
+                    true => text += &format!(", {} {unit}s/s", Short(rate)),
+                    false => text += &format!(", {} s/{unit}", Short(1.0 / rate)),
                 }
                 text += &format!(", {} left", Duration::from_secs(left.min(1e9) as u64).short());
             }

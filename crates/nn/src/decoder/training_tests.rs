@@ -47,31 +47,33 @@ fn loss(decoder: &Decoder, hidden: Tensor<2>) -> Tensor<1> {
 
 type Values = BTreeMap<String, Vec<f32>>;
 
-/// The loss, and its gradients by path.
-fn gradients(decoder: &Decoder, training: &TrainingPass) -> (f64, Values) {
-    struct Gather<'a>(Vec<String>, &'a mut Gradients, &'a mut Values);
-    impl ModuleVisitor for Gather<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.0.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.0.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param
-                .is_require_grad()
-                .then(|| param.val().grad_remove(self.1))
-                .flatten()
-            {
-                let values = gradient.into_data().try_into_vec::<f32>().unwrap();
-                let sum = self
-                    .2
-                    .entry(self.0.join("."))
-                    .or_insert_with(|| vec![0.0; values.len()]);
-                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-            }
+/// Sums gradients up by path.
+struct Gather<'a>(Vec<String>, &'a mut Gradients, &'a mut Values);
+impl ModuleVisitor for Gather<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.0.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.0.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = param
+            .is_require_grad()
+            .then(|| param.val().grad_remove(self.1))
+            .flatten()
+        {
+            let values = gradient.into_data().try_into_vec::<f32>().unwrap();
+            let sum = self
+                .2
+                .entry(self.0.join("."))
+                .or_insert_with(|| vec![0.0; values.len()]);
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         }
     }
+}
+
+/// The loss, and its gradients by path.
+fn gradients(decoder: &Decoder, training: &TrainingPass) -> (f64, Values) {
     let mut found = Values::new();
     let mut collect = |mut gradients: Gradients| decoder.visit(&mut Gather(Vec::new(), &mut gradients, &mut found));
     let value = decoder.gradients(
@@ -181,4 +183,96 @@ fn gradients_are_differences_of_the_loss() {
             }
         }
     }
+}
+
+/// The two sequences that a prompt with two responses stands for, and a third, each alone: tokens, and which rows foretell
+/// what.
+fn unpacked() -> [(Vec<u32>, Vec<(usize, u32)>); 3] {
+    let path = |ranges: &[std::ops::Range<usize>]| -> Vec<u32> {
+        ranges
+            .iter()
+            .flat_map(|range| &TOKENS[range.clone()])
+            .copied()
+            .collect()
+    };
+    [
+        (path(&[0..3, 3..5]), vec![(2, 1), (3, 5)]),
+        (path(&[0..3, 5..8]), vec![(2, 9), (3, 2)]),
+        (path(&[8..11]), vec![(0, 3), (1, 5)]),
+    ]
+}
+
+/// The rows of [`unpacked`] in the forest, and their targets.
+const PACKED: &[(usize, u32)] = &[(2, 1), (3, 5), (2, 9), (5, 2), (8, 3), (9, 5)];
+
+fn log_prob_sum(decoder: &Decoder, hidden: Tensor<2>, wanted: &[(usize, u32)]) -> Tensor<1> {
+    log_probs(decoder, hidden, wanted).sum().neg()
+}
+
+fn log_probs(decoder: &Decoder, hidden: Tensor<2>, wanted: &[(usize, u32)]) -> Tensor<1> {
+    let rows: Vec<usize> = wanted.iter().map(|(row, _)| *row).collect();
+    let targets: Arc<[u32]> = wanted.iter().map(|(_, target)| *target).collect();
+    decoder.token_log_prob(hidden, &rows, targets, 1.0).log_prob
+}
+
+#[test]
+fn a_forest_equals_its_sequences() {
+    for text in [LLAMA, QWEN3, GPT2] {
+        let decoder = adapted(text, 0.0);
+        let run = |tokens: &[u32], forest: &Forest, wanted: &[(usize, u32)]| {
+            let mut found = Values::new();
+            let mut collect =
+                |mut gradients: Gradients| decoder.visit(&mut Gather(Vec::new(), &mut gradients, &mut found));
+            let loss = |hidden: Tensor<2>| log_prob_sum(&decoder, hidden, wanted);
+            let loss = decoder.gradients(tokens, forest, &TrainingPass::default(), loss, &mut collect);
+            (loss, found)
+        };
+        let (packed_loss, packed) = run(TOKENS, &forest(), PACKED);
+        let (mut loss, mut sum) = (0.0, Values::new());
+        for (tokens, wanted) in unpacked() {
+            let (part, gradients) = run(&tokens, &Forest::sequences([tokens.len()]), &wanted);
+            loss += part;
+            for (path, values) in gradients {
+                let total = sum.entry(path).or_insert_with(|| vec![0.0; values.len()]);
+                total.iter_mut().zip(values).for_each(|(total, value)| *total += value);
+            }
+        }
+        assert!((loss - packed_loss).abs() < 1e-5 * loss.abs(), "{loss} {packed_loss}");
+        for (path, values) in &sum {
+            let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            for (alone, packed) in values.iter().zip(&packed[path]) {
+                assert!(
+                    (alone - packed).abs() <= 1e-4 * largest,
+                    "{text} {path}: {alone} {packed}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_changed_segment_changes_no_other_tree() {
+    let decoder = adapted(LLAMA, 0.0);
+    let probabilities = |tokens: &[u32]| -> Vec<f32> {
+        let found = log_probs(&decoder, decoder.hidden(tokens, &forest()), PACKED);
+        found.into_data().try_into_vec().unwrap()
+    };
+    let before = probabilities(TOKENS);
+    let changed = |at: usize| {
+        let mut tokens = TOKENS.to_vec();
+        tokens[at] = (tokens[at] + 7) % 50;
+        probabilities(&tokens)
+    };
+    // A response: neither the other response nor the other tree, to the bit.
+    let response = changed(3);
+    assert_ne!(response[1], before[1]);
+    assert_eq!((response[0], &response[2..]), (before[0], &before[2..]));
+    // A prompt: its tree, and no other.
+    let prompt = changed(1);
+    assert!((0..4).all(|at| prompt[at] != before[at]));
+    assert_eq!(prompt[4..], before[4..]);
+    // The other tree.
+    let other = changed(8);
+    assert_eq!(other[..4], before[..4]);
+    assert_ne!(other[4], before[4]);
 }

@@ -15,6 +15,8 @@ pub struct TokenizerParts {
     pub bos_token: Option<String>,
     /// The token that ends a text or a turn.
     pub eos_token: Option<String>,
+    /// Tokens that end a turn or a message besides `eos_token`.
+    pub end_ids: Vec<u32>,
     /// The token for padding.
     pub pad_token: Option<String>,
     /// The token for what the vocabulary cannot spell.
@@ -81,6 +83,7 @@ impl Gguf {
         };
         let (bos, eos) = (special("bos")?, special("eos")?);
         let (pad, unknown) = (special("padding")?, special("unknown")?);
+        let turn_ends = [special("eot")?, special("eom")?];
 
         let mut warnings = Vec::new();
         let key = "tokenizer.ggml.model";
@@ -141,6 +144,11 @@ impl Gguf {
             chat_template: self.text("tokenizer.chat_template")?.map(str::to_owned),
             bos_token: spelling(bos),
             eos_token: spelling(eos),
+            end_ids: turn_ends
+                .into_iter()
+                .flatten()
+                .filter_map(|id| u32::try_from(id).ok())
+                .collect(),
             pad_token: spelling(pad),
             unk_token: spelling(unknown),
             add_bos_token: first.is_some(),

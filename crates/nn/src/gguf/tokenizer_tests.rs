@@ -109,6 +109,15 @@ fn an_unknown_way_of_splitting_is_said_aloud() {
 }
 
 #[test]
+fn turns_may_end_in_tokens_of_their_own() {
+    assert_eq!(parts(&byte_level("smollm")).end_ids, Vec::<u32>::new());
+    let file = byte_level("smollm").size("tokenizer.ggml.eot_token_id", 4);
+    assert_eq!(parts(&file).end_ids, [4]);
+    let error = problem(&byte_level("smollm").size("tokenizer.ggml.eom_token_id", 5));
+    assert!(error.contains("eom_token_id") && error.contains("5 tokens"), "{error}");
+}
+
+#[test]
 fn first_and_last_tokens_are_added_where_asked() {
     let file = byte_level("gpt-2")
         .size("tokenizer.ggml.bos_token_id", 4)

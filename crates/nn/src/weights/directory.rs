@@ -173,6 +173,8 @@ impl MappedTensors {
                 });
             }
         };
+        // One tensor in flight: the file's own copy need not stay beside what was made of it.
+        self.map.release(self.start + first..self.start + last);
         Ok(HostTensor {
             shape: info.shape.clone(),
             values,

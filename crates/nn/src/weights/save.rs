@@ -93,6 +93,14 @@ pub(super) fn file_tensors(decoder: &Decoder, precision: Precision) -> BTreeMap<
 
 /// Writes tensors to one file, with the metadata that transformers asks for.
 pub(crate) fn write<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, V)>) -> Result<(), WeightsError> {
+    // The library writes a file that nobody else may read and puts it in the place of this one: the permissions are those
+    // that a new file has here.
+    let file = std::fs::File::create(path).map_err(WeightsError::file("create", path))?;
+    let permissions = file
+        .metadata()
+        .map_err(WeightsError::file("create", path))?
+        .permissions();
+    drop(file);
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| WeightsError::File {
         action: "write",
@@ -101,7 +109,8 @@ pub(crate) fn write<V: View>(path: &Path, tensors: impl IntoIterator<Item = (Str
             safetensors::SafeTensorError::IoError(cause) => cause,
             other => std::io::Error::other(other.to_string()),
         },
-    })
+    })?;
+    std::fs::set_permissions(path, permissions).map_err(WeightsError::file("write", path))
 }
 
 /// Groups of tensors, each of at most `most` bytes if its tensors allow it.

@@ -85,6 +85,12 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         let tokens = encoder.prompt(&given).into_diagnostic()?;
         let mut stream = tokenizer.decode_stream(false);
         let (mut answer, mut failure) = (String::new(), None);
+        // Nothing is shown that may turn out to be a stop string.
+        let mut shown = 0;
+        let mut show = |answer: &str, end: usize| {
+            print_now(answer.get(shown..end).unwrap_or_default());
+            shown = shown.max(end);
+        };
         let texts = generate(
             &model.decoder,
             &[tokens],
@@ -92,7 +98,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
             &mut |_, token| match stream.push(token) {
                 Ok(more) => {
                     answer.push_str(&more);
-                    print_now(&more);
+                    show(&answer, arguments.choice.settled(&answer));
                     match arguments.choice.stops_at(&answer) {
                         Some(_) => Verdict::End,
                         None => Verdict::Continue,
@@ -108,17 +114,16 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         if let Some(error) = failure {
             return Err(error).into_diagnostic();
         }
-        let rest = stream.finish().into_diagnostic()?;
-        print_now(&rest);
+        answer.push_str(&stream.finish().into_diagnostic()?);
+        answer.truncate(arguments.choice.stops_at(&answer).unwrap_or(answer.len()));
+        show(&answer, answer.len());
         print_now("\n");
-        answer.push_str(&rest);
         if texts.iter().any(|text| text.ending == Ending::Length) {
             context.say(format_args!(
                 "(cut after {} tokens; --max-new-tokens allows more)",
                 arguments.max_new_tokens
             ));
         }
-        answer.truncate(arguments.choice.stops_at(&answer).unwrap_or(answer.len()));
         conversation.push(Message::new("assistant", answer));
     }
 }

@@ -110,7 +110,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     } else {
         Progress::on_standard_error()
     }
-    .showing(&[]);
+    .showing(&[])
+    .counting("token");
     progress.start(0, total);
     let mut done = 0;
     let texts = generate(&model.decoder, &tokens, &request, &mut |text, token| {

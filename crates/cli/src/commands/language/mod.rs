@@ -109,9 +109,51 @@ impl ChoiceArguments {
         Ok(choice)
     }
 
+    /// How much of `text` no stop string can begin in: what comes after may be the beginning of one.
+    pub fn settled(&self, text: &str) -> usize {
+        let open = |stop: &String| {
+            let begins = |at: &usize| stop.is_char_boundary(*at) && text.ends_with(&stop[..*at]);
+            (1..stop.len()).rev().find(begins).unwrap_or(0)
+        };
+        let longest = self.stop.iter().map(open).max().unwrap_or(0);
+        self.stops_at(text).unwrap_or(text.len() - longest)
+    }
+
     /// Where a stop string begins in `text`.
     pub fn stops_at(&self, text: &str) -> Option<usize> {
         let begins = |stop: &String| text.find(stop.as_str()).filter(|_| !stop.is_empty());
         self.stop.iter().filter_map(begins).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        choice: ChoiceArguments,
+    }
+
+    #[test]
+    fn what_may_begin_a_stop_string_is_held_back() {
+        let choice = Line::parse_from(["test", "--stop", "END", "--stop", "\n\n"]).choice;
+        for (text, settled) in [
+            ("", 0),
+            ("fin", 3),
+            ("the E", 4),
+            ("the EN", 4),
+            ("the EN.", 7),
+            ("a END b", 2),
+            ("a\n", 1),
+            ("é\n\nE", 2),
+        ] {
+            assert_eq!(choice.settled(text), settled, "{text:?}");
+        }
+        let none = Line::parse_from(["test"]).choice;
+        assert_eq!(none.settled("anything"), 8);
     }
 }
