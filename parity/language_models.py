@@ -93,10 +93,10 @@ def tiny_tokenizer(template=CHATML):
     )
 
 
-def write_tiny_model(name, directory, template=CHATML, **more):
+def write_tiny_model(name, directory, template=CHATML, size=0.12, embedding=0.3, bias=0.1, **more):
     """A model of a family with a tokenizer, as people have them: something that can be trained. Its directory.
 
-    The weights are of a size at which every part learns something in a few steps and twenty steps do not part by rounding.
+    The weights are of a size at which every part learns something in a few steps and a dozen steps do not part by rounding.
     """
     tokenizer = tiny_tokenizer(template)
     config = copy.deepcopy(CONFIGS[name])
@@ -106,7 +106,7 @@ def write_tiny_model(name, directory, template=CHATML, **more):
         # transformers trains GPT-2 with the dropout of its configuration.
         config.update({"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0})
     torch.manual_seed(3)
-    model = randomize(AutoModelForCausalLM.from_config(config), size=0.12, embedding=0.3, bias=0.1)
+    model = randomize(AutoModelForCausalLM.from_config(config), size, embedding, bias)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

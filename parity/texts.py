@@ -66,11 +66,11 @@ def _part(rng, characters):
     return rng.choice(SENTENCES).upper()
 
 
-def questions(paragraphs=1):
+def questions(paragraphs=1, sections=False):
     """What NumPy's functions do, in the words of its own documentation: prompts and completions, in order of the names.
 
-    No token of a byte-level tokenizer reaches from a prompt, which ends with a question mark, into its completion, which
-    begins with a space and a letter.
+    `sections` goes on into parameters, results and examples. No token of a byte-level tokenizer reaches from a prompt, which
+    ends with a question mark, into its completion, which begins with a space and a letter.
     """
     rows = []
     for name in sorted(numpy.__all__):
@@ -78,10 +78,12 @@ def questions(paragraphs=1):
         if document is None:
             continue
         parts = re.split(r"\n\s*\n", document)
-        # A function's document begins with its signature now and then, and ends in sections with underlined titles.
+        # A function's document begins with its signature now and then.
         parts = parts[1:] if re.match(r"\w+\(", parts[0]) else parts
-        said = list(itertools.takewhile(lambda part: not re.search(r"^\s*-{4,}$", part, re.MULTILINE), parts))
-        answer = "\n\n".join(" ".join(part.split()) for part in said[:paragraphs])
+        if not sections:
+            # Their titles are underlined.
+            parts = itertools.takewhile(lambda part: not re.search(r"^\s*-{4,}$", part, re.MULTILINE), parts)
+        answer = "\n\n".join(" ".join(part.split()) for part in itertools.islice(parts, paragraphs))
         if re.match(r"[A-Z][a-z]", answer):
             rows.append({"prompt": f"What does numpy.{name} do?", "completion": f" {answer}"})
     return rows

@@ -487,7 +487,7 @@ fn bad_input_is_told_what_to_do() {
             &["--max-length", "2", "--truncation", "leave-out"],
             &["all 25 examples were left out"],
         ),
-        (&["--learning-rate", "-1"], &["learning-rate"]),
+        (&["--learning-rate", "inf"], &["learning-rate is inf"]),
         (&["--train-on", "nothing"], &["nothing"]),
     ];
     for (number, (more, words)) in cases.iter().enumerate() {

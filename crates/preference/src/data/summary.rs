@@ -40,7 +40,7 @@ pub struct Summary {
     pub first: Option<Row>,
 }
 
-/// The spread of lengths, in characters (Unicode scalar values).
+/// The spread of lengths: of characters (Unicode scalar values) in a [`Summary`], of tokens where a caller counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Lengths {
     /// The shortest.
@@ -120,6 +120,15 @@ impl Summary {
             }
             _ => {}
         }
+    }
+}
+
+impl Lengths {
+    /// The spread of these lengths; `None` if there are none.
+    pub fn of(lengths: impl IntoIterator<Item = usize>) -> Option<Self> {
+        let mut histogram = Histogram::default();
+        lengths.into_iter().for_each(|length| histogram.add(length));
+        histogram.lengths()
     }
 }
 

@@ -251,3 +251,92 @@ impl Examples {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Kind;
+    use crate::text::test_tokenizer;
+
+    fn config(max_length: usize, truncation: &str) -> SftConfig {
+        let text = format!("model = 'm'\ndata = 'd'\nmax-length = {max_length}\ntruncation = '{truncation}'");
+        toml::from_str(&text).unwrap()
+    }
+
+    fn file(directory: &tempfile::TempDir) -> std::path::PathBuf {
+        let path = directory.path().join("data.jsonl");
+        let rows = [
+            r#"{"text": "ab ab"}"#,
+            r#"{"prompt": "ab ab ab", "completion": " ab"}"#,
+            r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ab"}]}"#,
+            r#"{"prompt": "a", "completion": ""}"#,
+        ];
+        std::fs::write(&path, rows.join("\n")).unwrap();
+        path
+    }
+
+    #[test]
+    fn data_in_files_give_what_data_in_memory_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = [file(&directory)];
+        let (config, tokenizer) = (config(1024, "start"), test_tokenizer());
+        let rule = Rule {
+            config: &config,
+            tokenizer: &tokenizer,
+            vocabulary: 300,
+        };
+        let open = |memory| Dataset::open(&paths, Kind::LanguageModelling, memory).unwrap();
+        let (near, far) = (open(u64::MAX), open(0));
+        assert!(near.is_in_memory() && !far.is_in_memory());
+        let [one, other] = [&near, &far].map(|data| Examples::new(data, &rule).unwrap());
+        assert_eq!(one.counts(), other.counts());
+        assert_eq!(one.lengths(), other.lengths());
+        for example in 0..one.len() {
+            let trace = one.get(example, &near, &rule).unwrap();
+            assert_eq!(trace, other.get(example, &far, &rule).unwrap());
+            assert_eq!(one.lengths()[example] as usize, trace.ids.len());
+            assert_eq!(one.learned(example) as usize, learned(&trace));
+        }
+        // An empty completion is its end token.
+        assert_eq!((one.len(), one.learned(3)), (4, 1));
+        // A file that changed under the run.
+        std::fs::write(&paths[0], "{\"text\": \"ab\"}\n").unwrap();
+        assert!(other.get(1, &far, &rule).is_err());
+    }
+
+    #[test]
+    fn what_was_cut_and_left_out_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = Dataset::open(&[file(&directory)], Kind::LanguageModelling, u64::MAX).unwrap();
+        let tokenizer = test_tokenizer();
+        let counts = |max_length, truncation| {
+            let config = config(max_length, truncation);
+            let rule = Rule {
+                config: &config,
+                tokenizer: &tokenizer,
+                vocabulary: 300,
+            };
+            Examples::new(&data, &rule).map(|examples| examples.counts())
+        };
+        let whole = counts(1024, "start").unwrap();
+        assert_eq!((whole.rows, whole.cut, whole.left_out), (4, 0, 0));
+        assert!(whole.notes(1024).is_empty());
+        let cut = counts(4, "completion").unwrap();
+        assert!(cut.cut > 0 && cut.prompt_tokens_lost > 0, "{cut:?}");
+        assert!(cut.notes(4)[0].contains("lost"));
+        let left = counts(4, "leave-out").unwrap();
+        assert!(left.left_out > 0 && left.cut == 0, "{left:?}");
+        assert!(matches!(
+            counts(2, "leave-out").map(|counts| counts.tokens),
+            Ok(2) | Err(SftError::NothingLeft { .. })
+        ));
+        let config = config(1024, "start");
+        let rule = Rule {
+            config: &config,
+            tokenizer: &tokenizer,
+            vocabulary: 258,
+        };
+        let error = Examples::new(&data, &rule).map(drop).unwrap_err().to_string();
+        assert!(error.contains("not one of the model's 258"), "{error}");
+    }
+}

@@ -6,7 +6,7 @@ use miette::{IntoDiagnostic as _, WrapErr as _};
 use preference::data::{Kind, Lengths, Row, Rows, Summary, Text};
 use preference::encode::RowEncoder;
 use preference::model::LanguageModel;
-use preference::text::{Trace, Trained};
+use preference::text::{Example, Trace, Trained};
 use serde::Serialize;
 
 use super::open;
@@ -18,7 +18,7 @@ Examples:
       posterior inspect prefs.jsonl
   What will a model see of its first row: which tokens, and which of them are learned?
       posterior inspect prefs.jsonl --model SmolLM2-135M-Instruct.Q4_1.gguf
-  What kind of model is this?
+  What kind of model is this? (-v shows its chat template, too.)
       posterior inspect SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// Look at a data set or a model as the program sees it.
@@ -28,7 +28,7 @@ pub struct Arguments {
     /// A data file or folder (JSON Lines, JSON, Parquet, text), or a model's directory or .gguf file.
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// Show the first row of the data in this model's tokens.
+    /// Count the data in this model's tokens, and show the first row in them.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
 }
@@ -49,6 +49,8 @@ struct ModelDocument {
     tokens: usize,
     end_tokens: Vec<String>,
     chat_template: bool,
+    /// The template's text.
+    template: Option<String>,
 }
 
 /// What a data set is.
@@ -56,6 +58,10 @@ struct ModelDocument {
 struct DataDocument {
     #[serde(flatten)]
     summary: Summary,
+    /// With a model: lengths of prompts with their responses, or of whole texts, in tokens.
+    sequence_tokens: Option<Lengths>,
+    /// With a model: how many tokens of each are learned.
+    learned_tokens: Option<Lengths>,
     first_row_tokens: Vec<Sequence>,
 }
 
@@ -78,17 +84,28 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     }
     let mut rows = Rows::open(path, Kind::Any).into_diagnostic()?;
     let summary = Summary::of(&mut rows).into_diagnostic()?;
-    let first_row_tokens = match (&arguments.model, &summary.first) {
-        (Some(model), Some(row)) => {
-            let model = open(model, context)?;
-            sequences(row, &model).wrap_err("the first row makes no tokens")?
-        }
-        _ => Vec::new(),
-    };
-    let document = DataDocument {
+    let mut document = DataDocument {
         summary,
-        first_row_tokens,
+        sequence_tokens: None,
+        learned_tokens: None,
+        first_row_tokens: Vec::new(),
     };
+    if let Some(model) = &arguments.model {
+        let model = open(model, context)?;
+        let encoder = RowEncoder::new(&model.tokenizer).into_diagnostic()?;
+        let (mut lengths, mut learned) = (Vec::new(), Vec::new());
+        for row in Rows::open(path, Kind::Any).into_diagnostic()? {
+            let (place, row) = row.into_diagnostic()?;
+            let traces = traces(&row, &encoder).wrap_err_with(|| format!("{place} makes no tokens"))?;
+            lengths.extend(traces.iter().map(|trace| trace.ids.len()));
+            learned.extend(traces.iter().map(Trace::learned_tokens));
+            if document.first_row_tokens.is_empty() {
+                document.first_row_tokens = traces.into_iter().map(|trace| sequence(trace, &model)).collect();
+            }
+        }
+        document.sequence_tokens = Lengths::of(lengths);
+        document.learned_tokens = Lengths::of(learned);
+    }
     context.emit(&document, data_text)
 }
 
@@ -113,7 +130,12 @@ fn inspect_model(path: &Path, context: &Context) -> miette::Result<()> {
             .filter_map(|&id| tokenizer.token(id))
             .collect(),
         chat_template: tokenizer.template_names().next().is_some(),
+        template: tokenizer
+            .chat_template(None, false)
+            .ok()
+            .map(|template| template.source().to_owned()),
     };
+    let verbose = context.verbose > 0;
     context.emit(&document, |document| {
         let mut rows = table(["", path.display().to_string().as_str()]);
         for (name, value) in [
@@ -148,45 +170,42 @@ fn inspect_model(path: &Path, context: &Context) -> miette::Result<()> {
         ] {
             rows.add_row([name.to_owned(), value]);
         }
-        rows.to_string()
+        match document.template.as_ref().filter(|_| verbose) {
+            Some(template) => format!("{rows}\n\n{template}"),
+            None => rows.to_string(),
+        }
     })
 }
 
 /// The row's texts in tokens, as tuning would be given them.
-fn sequences(row: &Row, model: &LanguageModel) -> miette::Result<Vec<Sequence>> {
-    let tokenizer = &model.tokenizer;
-    let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
-    let traces: Vec<Trace> = match row {
-        Row::Text { .. } | Row::Conversation(_) | Row::Completion { .. } => {
-            vec![encoder.example(row, Trained::Assistant).into_diagnostic()?.into()]
-        }
-        _ => {
-            let prompt = row.prompt().cloned().unwrap_or_else(|| Text::Plain(String::new()));
-            let responses = row.responses();
-            if responses.is_empty() {
-                let ids = encoder.prompt(&prompt).into_diagnostic()?;
-                let learned = vec![false; ids.len()];
-                vec![Trace { ids, learned }]
-            } else {
-                let ranked = encoder.responses(&prompt, &responses).into_diagnostic()?;
-                let trace = |response: &Vec<u32>| Trace {
-                    ids: [&ranked.prompt[..], response].concat(),
-                    learned: [vec![false; ranked.prompt.len()], vec![true; response.len()]].concat(),
-                };
-                ranked.responses.iter().map(trace).collect()
-            }
-        }
+fn traces(row: &Row, encoder: &RowEncoder<'_>) -> miette::Result<Vec<Trace>> {
+    if let Row::Text { .. } | Row::Conversation(_) | Row::Completion { .. } = row {
+        return Ok(vec![encoder.example(row, Trained::Assistant).into_diagnostic()?.into()]);
+    }
+    let prompt = row.prompt().cloned().unwrap_or_else(|| Text::Plain(String::new()));
+    let responses = row.responses();
+    if responses.is_empty() {
+        let ids = encoder.prompt(&prompt).into_diagnostic()?;
+        let learned = vec![false; ids.len()];
+        return Ok(vec![Trace { ids, learned }]);
+    }
+    let ranked = encoder.responses(&prompt, &responses).into_diagnostic()?;
+    let trace = |response: Vec<u32>| {
+        Trace::from(Example {
+            prompt: ranked.prompt.clone(),
+            response,
+        })
     };
-    let sequence = |trace: Trace| Sequence {
-        tokens: trace
-            .ids
-            .iter()
-            .map(|&id| tokenizer.token(id).unwrap_or_default())
-            .collect(),
+    Ok(ranked.responses.into_iter().map(trace).collect())
+}
+
+fn sequence(trace: Trace, model: &LanguageModel) -> Sequence {
+    let token = |id: &u32| model.tokenizer.token(*id).unwrap_or_default();
+    Sequence {
+        tokens: trace.ids.iter().map(token).collect(),
         token_ids: trace.ids,
         learned: trace.learned,
-    };
-    Ok(traces.into_iter().map(sequence).collect())
+    }
 }
 
 fn data_text(document: &DataDocument) -> String {
@@ -223,6 +242,15 @@ fn data_text(document: &DataDocument) -> String {
     spread("responses", summary.response_length);
     spread("texts", summary.text_length);
     let mut text = format!("{rows}\n\n{lengths}");
+    if let Some(all) = document.sequence_tokens {
+        let mut lengths = table(["tokens", "shortest", "median", "longest"]);
+        for (name, spread) in [("sequences", Some(all)), ("learned of them", document.learned_tokens)] {
+            if let Some(Lengths { min, median, max, .. }) = spread {
+                lengths.add_row([name.to_owned(), min.to_string(), median.to_string(), max.to_string()]);
+            }
+        }
+        text += &format!("\n\n{lengths}");
+    }
     if !summary.other_columns.is_empty() {
         text += &format!("\n\nother columns, kept aside: {}", summary.other_columns.join(", "));
     }
