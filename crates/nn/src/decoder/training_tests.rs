@@ -185,20 +185,16 @@ fn gradients_are_differences_of_the_loss() {
     }
 }
 
+/// Rows, and the tokens that they are to foretell.
+type Wanted = Vec<(usize, u32)>;
+
 /// The two sequences that a prompt with two responses stands for, and a third, each alone: tokens, and which rows foretell
 /// what.
-fn unpacked() -> [(Vec<u32>, Vec<(usize, u32)>); 3] {
-    let path = |ranges: &[std::ops::Range<usize>]| -> Vec<u32> {
-        ranges
-            .iter()
-            .flat_map(|range| &TOKENS[range.clone()])
-            .copied()
-            .collect()
-    };
+fn unpacked() -> [(Vec<u32>, Wanted); 3] {
     [
-        (path(&[0..3, 3..5]), vec![(2, 1), (3, 5)]),
-        (path(&[0..3, 5..8]), vec![(2, 9), (3, 2)]),
-        (path(&[8..11]), vec![(0, 3), (1, 5)]),
+        ([&TOKENS[0..3], &TOKENS[3..5]].concat(), vec![(2, 1), (3, 5)]),
+        ([&TOKENS[0..3], &TOKENS[5..8]].concat(), vec![(2, 9), (3, 2)]),
+        (TOKENS[8..11].to_vec(), vec![(0, 3), (1, 5)]),
     ]
 }
 
