@@ -14,6 +14,7 @@ import json
 import numpy as np
 import pytest
 import texts
+import torch
 import trl_sft
 from language_models import MARKED_CHATML, find_smollm2, write_rows, write_smollm2, write_tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -116,6 +117,16 @@ def assert_same_way(start, ours, theirs):
 def tensors(model):
     """Those that transformers writes: a tied one once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request):
+    """For small models: PyTorch's threads wait for each other by spinning, and have nothing to share there."""
+    before = torch.get_num_threads()
+    if "smollm2" not in request.fixturenames:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

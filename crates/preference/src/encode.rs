@@ -120,6 +120,20 @@ pub enum SftExample {
     Trace(Trace),
 }
 
+impl SftExample {
+    /// How many tokens are learned: nothing foretells the first.
+    #[must_use]
+    pub fn learned_tokens(&self) -> usize {
+        match self {
+            Self::Trace(trace) => trace.learned.iter().skip(1).filter(|learned| **learned).count(),
+            Self::Completion(ranked) => {
+                let tokens = ranked.responses.iter().map(Vec::len).sum::<usize>();
+                tokens.saturating_sub(usize::from(ranked.prompt.is_empty()))
+            }
+        }
+    }
+}
+
 impl From<SftExample> for Trace {
     fn from(example: SftExample) -> Self {
         match example {

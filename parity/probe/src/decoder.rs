@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nn::decoder::{Decoder, DecoderConfig};
-use nn::weights::{Precision, SafetensorsDirectory, load, save};
+use nn::weights::{AdapterDirectory, Precision, SafetensorsDirectory, load, save};
 use ops::Forest;
 use preference::generate::{Choice, Request, Verdict, generate};
 use preference::model::LanguageModel;
@@ -19,6 +19,9 @@ use crate::Answer;
 #[serde(deny_unknown_fields)]
 pub struct Logits {
     model: PathBuf,
+    /// A PEFT adapter to put on it.
+    #[serde(default)]
+    adapter: Option<PathBuf>,
     tokens: Vec<u32>,
     /// Length and parent of each segment.
     segments: Vec<(usize, Option<usize>)>,
@@ -61,7 +64,10 @@ fn open(model: &std::path::Path) -> Result<Decoder, Box<dyn std::error::Error>> 
 
 impl Logits {
     pub fn answer(&self) -> Answer {
-        let decoder = open(&self.model)?;
+        let mut decoder = open(&self.model)?;
+        if let Some(adapter) = &self.adapter {
+            AdapterDirectory::open(adapter)?.put_on(&mut decoder)?;
+        }
         let mut forest = Forest::default();
         for (length, parent) in &self.segments {
             forest.push(*length, *parent);

@@ -69,6 +69,8 @@ struct FileConfig {
     bias: String,
     #[serde(default)]
     fan_in_fan_out: bool,
+    #[serde(default)]
+    ensure_weight_tying: bool,
     target_modules: Value,
     #[serde(default)]
     modules_to_save: Option<Vec<String>>,
@@ -492,6 +494,8 @@ pub fn save_adapter(decoder: &Decoder, directory: &Path, base: &str) -> Result<(
         lora_dropout: lora.dropout,
         use_rslora: lora.rank_stabilized,
         bias: none(),
+        // Training goes on with one weight, in PEFT too.
+        ensure_weight_tying: decoder.config().tied && modules_to_save.iter().any(|name| name == "lm_head"),
         fan_in_fan_out: modules.values().flatten().all(|parameter| !parameter.place.transposed),
         target_modules: target_modules.into(),
         modules_to_save: Some(modules_to_save).filter(|names| !names.is_empty()),

@@ -77,9 +77,15 @@ fn the_names_are_those_of_peft() {
             "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight",
         ]
     );
-    // A tied embedding that is trained takes the head with it; PEFT would not.
+    let tying = || {
+        let text = std::fs::read_to_string(directory.path().join(ADAPTER_CONFIG)).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["ensure_weight_tying"].clone()
+    };
+    assert_eq!(tying(), json!(false));
+    // A tied embedding that is trained takes the head with it; PEFT has to be told.
     let decoder = adapted(QWEN3, Targets::Named(vec!["q_proj".to_owned()]), &["embed_tokens"]);
     save_adapter(&decoder, directory.path(), "base").unwrap();
+    assert_eq!(tying(), json!(true));
     let names = names(directory.path());
     assert!(
         names.contains(&"base_model.model.lm_head.weight".to_owned()),

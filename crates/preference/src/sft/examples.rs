@@ -25,8 +25,10 @@ pub struct Counts {
     pub prompt_tokens_lost: u64,
     /// Tokens that completions lost.
     pub response_tokens_lost: u64,
-    /// Rows that were left out.
-    pub left_out: usize,
+    /// Rows that were left out because they are too long.
+    pub too_long: usize,
+    /// Rows that were left out because there is nothing to learn in them.
+    pub nothing_to_learn: usize,
     /// Tokens that are left.
     pub tokens: u64,
     /// Those of them that are learned.
@@ -44,11 +46,13 @@ impl Counts {
                 self.cut, self.rows, self.prompt_tokens_lost, self.response_tokens_lost
             ));
         }
-        if self.left_out > 0 {
-            notes.push(format!(
-                "{} of {} examples were left out: longer than {max_length} tokens, or nothing to learn in them",
-                self.left_out, self.rows
-            ));
+        for (count, why) in [
+            (self.too_long, format!("longer than {max_length} tokens")),
+            (self.nothing_to_learn, "nothing to learn in them".to_owned()),
+        ] {
+            if count > 0 {
+                notes.push(format!("{count} of {} examples were left out: {why}", self.rows));
+            }
         }
         notes
     }
@@ -74,6 +78,17 @@ enum Store {
     Rows(Vec<usize>),
 }
 
+/// What a row became.
+#[derive(Debug)]
+enum Made {
+    /// An example, and what it lost.
+    Example(Trace, Outcome),
+    /// Nothing: it is too long.
+    TooLong,
+    /// Nothing: there is nothing to learn in it.
+    NothingToLearn,
+}
+
 /// How rows become examples.
 #[derive(Debug)]
 pub struct Rule<'a> {
@@ -86,13 +101,8 @@ pub struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    /// The example of a row, or nothing if it is left out.
-    fn example(
-        &self,
-        encoder: &RowEncoder<'_>,
-        data: &Dataset,
-        row: usize,
-    ) -> Result<(Option<Trace>, Outcome), SftError> {
+    /// The example of a row.
+    fn example(&self, encoder: &RowEncoder<'_>, data: &Dataset, row: usize) -> Result<Made, SftError> {
         let at = |error| SftError::Row {
             origin: data.origin().to_owned(),
             row: data.number_in_files(row),
@@ -102,6 +112,9 @@ impl Rule<'_> {
         let example = encoder
             .example(&*data.get(row)?, self.config.train_on.trained())
             .map_err(at)?;
+        if example.learned_tokens() == 0 {
+            return Ok(Made::NothingToLearn);
+        }
         let (trace, outcome) = match example {
             SftExample::Completion(mut ranked) => {
                 let begin = self.tokenizer.special_id("bos_token");
@@ -114,7 +127,7 @@ impl Rule<'_> {
             }
         };
         if outcome == Outcome::LeftOut || learned(&trace) == 0 {
-            return Ok((None, Outcome::LeftOut));
+            return Ok(Made::TooLong);
         }
         match trace.ids.iter().find(|id| **id as usize >= self.vocabulary) {
             Some(&token) => Err(SftError::Token {
@@ -123,7 +136,7 @@ impl Rule<'_> {
                 token,
                 vocabulary: self.vocabulary,
             }),
-            None => Ok((Some(trace), outcome)),
+            None => Ok(Made::Example(trace, outcome)),
         }
     }
 
@@ -158,16 +171,23 @@ impl Examples {
                 .into_par_iter()
                 .map(|row| rule.example(&encoder, data, row))
                 .collect::<Result<_, _>>()?;
-            for (row, (trace, outcome)) in (start..).zip(part) {
+            for (row, made) in (start..).zip(part) {
+                let (trace, outcome) = match made {
+                    Made::Example(trace, outcome) => (trace, outcome),
+                    Made::TooLong => {
+                        counts.too_long += 1;
+                        continue;
+                    }
+                    Made::NothingToLearn => {
+                        counts.nothing_to_learn += 1;
+                        continue;
+                    }
+                };
                 if let Outcome::Cut { prompt, response } = outcome {
                     counts.cut += 1;
                     counts.prompt_tokens_lost += prompt as u64;
                     counts.response_tokens_lost += response as u64;
                 }
-                let Some(trace) = trace else {
-                    counts.left_out += 1;
-                    continue;
-                };
                 counts.tokens += trace.ids.len() as u64;
                 counts.learned_tokens += learned(&trace) as u64;
                 lengths.push(trace.ids.len() as u32);
@@ -238,10 +258,11 @@ impl Examples {
             Store::Memory(traces) => Ok(Cow::Borrowed(&traces[example])),
             Store::Rows(rows) => {
                 let row = rows[example];
-                let (trace, _) = rule.example(&rule.encoder()?, data, row)?;
-                match trace.filter(|trace| trace.ids.len() == self.lengths[example] as usize) {
-                    Some(trace) => Ok(Cow::Owned(trace)),
-                    None => Err(SftError::Changed {
+                match rule.example(&rule.encoder()?, data, row)? {
+                    Made::Example(trace, _) if trace.ids.len() == self.lengths[example] as usize => {
+                        Ok(Cow::Owned(trace))
+                    }
+                    _ => Err(SftError::Changed {
                         what: format!("example {} of {}", data.number_in_files(row), data.origin()),
                         before: format!("{} tokens", self.lengths[example]),
                         now: "another number of tokens".to_owned(),
@@ -319,13 +340,17 @@ mod tests {
             Examples::new(&data, &rule).map(|examples| examples.counts())
         };
         let whole = counts(1024, "start").unwrap();
-        assert_eq!((whole.rows, whole.cut, whole.left_out), (4, 0, 0));
+        assert_eq!(
+            (whole.rows, whole.cut, whole.too_long, whole.nothing_to_learn),
+            (4, 0, 0, 0)
+        );
         assert!(whole.notes(1024).is_empty());
         let cut = counts(4, "completion").unwrap();
         assert!(cut.cut > 0 && cut.prompt_tokens_lost > 0, "{cut:?}");
         assert!(cut.notes(4)[0].contains("lost"));
         let left = counts(4, "leave-out").unwrap();
-        assert!(left.left_out > 0 && left.cut == 0, "{left:?}");
+        assert!(left.too_long > 0 && left.cut + left.nothing_to_learn == 0, "{left:?}");
+        assert!(left.notes(4)[0].contains("longer than 4 tokens"));
         assert!(matches!(
             counts(2, "leave-out").map(|counts| counts.tokens),
             Ok(2) | Err(SftError::NothingLeft { .. })
