@@ -24,6 +24,7 @@ pub struct AdamWConfig {
     /// Fraction of each weight, times the learning rate, that is taken off at each step.
     pub weight_decay: f64,
     /// Which parameters the decay is for.
+    #[serde(default)]
     pub decayed: Decayed,
     /// Longest gradient, as its Euclidean norm over all parameters; longer ones are shortened to it.
     pub max_grad_norm: Option<f64>,
