@@ -24,7 +24,7 @@ Examples:
       posterior sft --model SmolLM2-135M-Instruct.Q4_1.gguf --data answers.jsonl --lora-rank 16 --out runs/answers
   Talk with the result:
       posterior chat --model runs/answers/model
-  All weights, a tenth of a million tokens at a time, evaluated and with the best checkpoint kept:
+  All weights, 16,384 tokens a step in parts of 4,096, evaluated and with the best checkpoint kept:
       posterior sft --model models/smollm2 --data chats.parquet --batch-tokens 16384 --micro-batch-tokens 4096 \\
           --held-out 200 --eval-every 50 --save-every 50 --best true --out runs/chats
   The same, stopped (Ctrl-C, a crash, a power cut) and continued where it was:
@@ -32,8 +32,8 @@ Examples:
 
 /// Tune a language model to examples (supervised fine-tuning).
 ///
-/// The data are JSON Lines, JSON or Parquet with \"prompt\" and \"completion\" (text or messages), \"messages\", or
-/// \"text\"; `posterior inspect DATA --model MODEL` shows which tokens are learned. Sequences are never padded, and never
+/// The data are JSON Lines, JSON or Parquet with "prompt" and "completion" (text or messages), "messages", or
+/// "text"; `posterior inspect DATA --model MODEL` shows which tokens are learned. Sequences are never padded, and never
 /// see each other.
 ///
 /// Every flag is also a key of the configuration file, under the same name; what is not given has a default. The complete
@@ -143,7 +143,7 @@ pub struct Arguments {
     /// Longest gradient; 0 for no limit [default: 1].
     #[arg(long, value_name = "X", help_heading = "Optimiser")]
     max_grad_norm: Option<f64>,
-    /// Work activations out again on the way back instead of keeping them: a third more work, much less memory
+    /// Work activations out again on the way back instead of keeping them: one forward pass more, much less memory
     /// [default: false].
     #[arg(long, value_name = "BOOL", help_heading = "Optimiser")]
     recompute: Option<bool>,

@@ -322,6 +322,7 @@ impl AdapterDirectory {
                 transposed(&b.values, [total, rank]),
             );
             let mut own_rank = rank;
+            let whole_b = b.clone();
             if let Some(columns) = &parameter.place.columns {
                 b = b
                     .chunks_exact(total)
@@ -329,7 +330,7 @@ impl AdapterDirectory {
                     .copied()
                     .collect();
                 // Three of ours side by side: each has its own part of the ranks.
-                if rank == 3 * self.config.r && pattern(&self.config.rank_pattern, module).is_some() {
+                if rank == 3 * self.config.r && is_block_diagonal(&whole_b, [rank, total]) {
                     let part = columns.start / outputs * self.config.r..(columns.start / outputs + 1) * self.config.r;
                     a = a
                         .chunks_exact(rank)
@@ -382,6 +383,20 @@ fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
         .iter()
         .find(|(key, _)| crate::decoder::ends_in(module, key.trim_start_matches('^')));
     found.map(|(_, value)| *value)
+}
+
+/// Whether `B`, [rank, outputs], is three adapters side by side: zero outside three blocks along its diagonal, and not
+/// everywhere.
+fn is_block_diagonal(b: &[f32], [rank, outputs]: [usize; 2]) -> bool {
+    let inside = |row: usize, column: usize| row * 3 / rank == column * 3 / outputs;
+    let rows = b.chunks_exact(outputs).enumerate();
+    let mut values = rows.flat_map(|(row, values)| {
+        values
+            .iter()
+            .enumerate()
+            .map(move |(column, value)| (row, column, *value))
+    });
+    b.iter().any(|value| *value != 0.0) && values.all(|(row, column, value)| value == 0.0 || inside(row, column))
 }
 
 /// The tensors of an adapter's file under the model's own names.

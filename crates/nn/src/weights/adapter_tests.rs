@@ -97,6 +97,29 @@ fn the_names_are_those_of_peft() {
     );
 }
 
+/// PEFT's own adapter of GPT-2's fused matrix may happen to have three times the rank of the others.
+#[test]
+fn a_full_adapter_of_three_times_the_rank_is_read_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let decoder = adapted(GPT2, Targets::Named(vec!["c_attn".to_owned()]), &[]);
+    save_adapter(&decoder, directory.path(), "base").unwrap();
+    let source = SafetensorsDirectory::open_named(directory.path(), ADAPTER_WEIGHTS).unwrap();
+    // One value outside the blocks: the first query now depends on the last rank, which is the values' own.
+    let tensors = source.names().into_iter().map(|name| {
+        let mut tensor = source.read(&name).unwrap();
+        if name.ends_with("h.0.attn.c_attn.lora_B.weight") {
+            tensor.values[5] = 3.0;
+        }
+        (name, FileTensor(tensor.shape, tensor.values))
+    });
+    let tensors: Vec<_> = tensors.collect();
+    write(&directory.path().join(ADAPTER_WEIGHTS), tensors).unwrap();
+    let read = reread(GPT2, directory.path()).unwrap();
+    assert_ne!(logits(&read), logits(&decoder));
+    assert_eq!(read.adapters()["blocks.0.query"].rank(), 6);
+    assert_eq!(read.adapters()["blocks.1.query"].rank(), 2);
+}
+
 #[test]
 fn a_head_of_its_own_is_kept() {
     let directory = tempfile::tempdir().unwrap();

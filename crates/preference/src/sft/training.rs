@@ -19,7 +19,7 @@ use train::random::{EpochOrder, Purpose, permutation, stream};
 use train::schedule::Schedule;
 use train::trainer::{Evaluation, Task};
 
-use super::config::SftConfig;
+use super::config::{ConfigError, SaveDtype, SftConfig};
 use super::error::SftError;
 use super::examples::{Examples, Rule};
 use super::plan::{Place, Plan};
@@ -161,6 +161,13 @@ impl Sft {
             (Some(lora), false) => {
                 let mut rng = stream(config.seed, Purpose::INITIALIZATION, 0, 0);
                 model.decoder.adapt(&lora, &mut rng)?;
+            }
+            (None, true) if config.save_dtype != SaveDtype::F32 => {
+                return Err(ConfigError::NoEffect {
+                    key: "save-dtype",
+                    circumstance: "with adapters, which are small and kept in f32",
+                }
+                .into());
             }
             (None, _) => {}
         }

@@ -40,7 +40,7 @@ pub struct Arguments {
         conflicts_with = "prompts"
     )]
     prompt: Option<String>,
-    /// Prompts in a file: JSON Lines or Parquet with the key \"prompt\" (text or messages), or plain lines in a .txt.
+    /// Prompts in a file: JSON Lines or Parquet with the key "prompt" (text or messages), or plain lines in a .txt.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Take prompts as they are, without a chat template.

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic as _, WrapErr as _};
+use nn::weights::ADAPTER_CONFIG;
 use preference::data::{Kind, Lengths, Row, Rows, Summary, Text};
-use preference::encode::RowEncoder;
+use preference::encode::{RowEncoder, SftExample};
 use preference::model::LanguageModel;
 use preference::text::{Example, Trace, Trained};
 use serde::Serialize;
@@ -76,7 +77,10 @@ struct Sequence {
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let path = &arguments.path;
-    if path.join("config.json").is_file() || path.extension().is_some_and(|end| end == "gguf") {
+    if path.join("config.json").is_file()
+        || path.join(ADAPTER_CONFIG).is_file()
+        || path.extension().is_some_and(|end| end == "gguf")
+    {
         if arguments.model.is_some() {
             super::super::usage_error("inspect", "--model has an effect with data only");
         }
@@ -98,7 +102,11 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
             let (place, row) = row.into_diagnostic()?;
             let traces = traces(&row, &encoder).wrap_err_with(|| format!("{place} makes no tokens"))?;
             lengths.extend(traces.iter().map(|trace| trace.ids.len()));
-            learned.extend(traces.iter().map(Trace::learned_tokens));
+            learned.extend(
+                traces
+                    .iter()
+                    .map(|trace| SftExample::Trace(trace.clone()).learned_tokens()),
+            );
             if document.first_row_tokens.is_empty() {
                 document.first_row_tokens = traces.into_iter().map(|trace| sequence(trace, &model)).collect();
             }
