@@ -4,8 +4,10 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
+use super::saving::FileTensor;
 use super::*;
 use crate::decoder::test_models::{GPT2, LLAMA, QWEN3, logits, random, with_live_adapters};
+use crate::weights::save::write;
 
 fn adapted(text: &str, targets: Targets, saved: &[&str]) -> Decoder {
     let mut decoder = random(text, &Device::flex());
