@@ -11,6 +11,9 @@ use clap::{Parser, Subcommand};
 
 use output::{Context, Format};
 
+#[global_allocator]
+static MEMORY: ops::Memory = ops::Memory;
+
 /// Train, sample and align generative models, and know exactly how wrong the sampler is.
 #[derive(Debug, Parser)]
 #[command(name = "posterior", version, propagate_version = true)]
@@ -57,7 +60,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
-    ops::keep_freed_memory();
+    ops::Memory::configure();
     let cli = Cli::parse();
     let Global {
         format,

@@ -46,7 +46,7 @@ pub use gated::{geglu, swiglu};
 pub use layer_norm::{LayerNormOps, layer_norm_modulated};
 pub use linear::{LinearOps, linear};
 pub use mapped::MappedFile;
-pub use memory::keep_freed_memory;
+pub use memory::Memory;
 pub use norm::{layer_norm, rms_norm};
 pub use residual::{ResidualOps, gated_residual};
 pub use rotary::{Rotation, rotary};
