@@ -216,6 +216,42 @@ impl Layout {
     pub fn keys(&self) -> usize {
         self.keys
     }
+
+    /// The spans in groups that have no key in common, such as trees; both in order.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Vec<usize>> {
+        let mut ranges: Vec<(Range<usize>, usize)> = Vec::new();
+        for (index, span) in self.spans.iter().enumerate() {
+            ranges.extend(span.keys.iter().map(|part| (part.rows.clone(), index)));
+        }
+        ranges.retain(|(rows, _)| !rows.is_empty());
+        ranges.sort_unstable_by_key(|(rows, index)| (rows.start, *index));
+        // Each span points to one of its group with a smaller number, or to itself.
+        let mut first: Vec<usize> = (0..self.spans.len()).collect();
+        let find = |first: &[usize], mut at: usize| {
+            while first[at] != at {
+                at = first[at];
+            }
+            at
+        };
+        let mut reached: Option<(usize, usize)> = None;
+        for (rows, index) in ranges {
+            reached = match reached {
+                Some((end, other)) if rows.start < end => {
+                    let (a, b) = (find(&first, index), find(&first, other));
+                    first[a.max(b)] = a.min(b);
+                    Some((end.max(rows.end), index))
+                }
+                _ => Some((rows.end, index)),
+            };
+        }
+        let mut groups: Vec<Vec<usize>> = vec![Vec::new(); self.spans.len()];
+        for index in 0..self.spans.len() {
+            groups[find(&first, index)].push(index);
+        }
+        groups.retain(|group| !group.is_empty());
+        groups
+    }
 }
 
 #[cfg(test)]
@@ -253,6 +289,31 @@ mod tests {
         assert_eq!(positions[2], [0, 1, 2, 3, 4, 5]);
         assert_eq!(positions[3], [0, 1, 2, 3]);
         assert_eq!(forest.positions(), [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn spans_with_a_key_in_common_are_a_group() {
+        let mut forest = Forest::default();
+        let root = forest.push(2, None);
+        let other = forest.push(3, None);
+        let child = forest.push(1, Some(root));
+        forest.push(4, Some(other));
+        forest.push(1, Some(child));
+        forest.push(0, None);
+        assert_eq!(forest.layout().groups(), [vec![0, 2, 4], vec![1, 3], vec![5]]);
+        let span = |query: usize, rows: Range<usize>| QuerySpan {
+            rows: query..query + 1,
+            position: 0,
+            keys: vec![KeySpan { rows, position: 0 }],
+        };
+        let chained = vec![
+            span(0, 4..6),
+            span(1, 0..2),
+            span(2, 5..9),
+            span(3, 2..4),
+            span(4, 8..9),
+        ];
+        assert_eq!(Layout::new(chained, 9).groups(), [vec![0, 2, 4], vec![1], vec![3]]);
     }
 
     #[test]

@@ -6,12 +6,14 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 
-/// Logits that exist at a time.
-const LOGITS: usize = 1 << 23;
+use crate::cpu::buffer::{self, all_f32, contiguous};
+use crate::cpu::product::Matrix;
+use crate::cpu::vocabulary::{Summary, Vocabulary};
 
 /// What [`token_log_prob`] finds of each row; all `[rows]`.
 #[derive(Clone, Debug)]
@@ -78,6 +80,22 @@ pub trait TokenLogProbOps: Backend {
         targets: Arc<[u32]>,
         temperature: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (log_prob, entropy, correct, _) = Self::token_log_prob_with_sums(hidden, head, targets, temperature);
+        (log_prob, entropy, correct)
+    }
+
+    /// The same with the logarithm of each row's sum of exponentials, for the backward pass.
+    fn token_log_prob_with_sums(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
         portable::forward::<Self>(hidden, head, &targets, temperature)
     }
 
@@ -85,67 +103,156 @@ pub trait TokenLogProbOps: Backend {
     fn token_log_prob_hidden_gradient(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         targets: Arc<[u32]>,
         temperature: f64,
     ) -> FloatTensor<Self> {
-        portable::gradients::<Self>(hidden, head, gradient, &targets, temperature, false).0
+        portable::gradients::<Self>(hidden, head, log_sums, gradient, &targets, temperature, false).0
     }
 
     /// The gradients of `hidden` and of `head`, `(diag(g) (E - P))^T hidden / T`.
     fn token_log_prob_gradients(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         targets: Arc<[u32]>,
         temperature: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable::gradients::<Self>(hidden, head, gradient, &targets, temperature, true)
+        portable::gradients::<Self>(hidden, head, log_sums, gradient, &targets, temperature, true)
     }
 }
 
-impl TokenLogProbOps for Flex {}
+impl TokenLogProbOps for Flex {
+    fn token_log_prob_with_sums(
+        hidden: FlexTensor,
+        head: FlexTensor,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        if !all_f32(&[&hidden, &head]) {
+            return portable::forward::<Self>(hidden, head, &targets, temperature);
+        }
+        let (hidden, head) = (contiguous(hidden), contiguous(head));
+        let vocabulary = Vocabulary {
+            hidden: Matrix::of(&hidden),
+            head: Matrix::of(&head),
+            targets: &targets,
+            temperature,
+        };
+        let summaries = vocabulary.summaries();
+        let of_each = |value: fn(&Summary) -> f32| {
+            buffer::tensor(summaries.iter().map(value).collect(), Shape::new([summaries.len()]))
+        };
+        (
+            of_each(|row| row.target - row.log_sum()),
+            of_each(|row| row.entropy()),
+            of_each(|row| if row.target >= row.maximum { 1.0 } else { 0.0 }),
+            of_each(|row| row.log_sum()),
+        )
+    }
+
+    fn token_log_prob_hidden_gradient(
+        hidden: FlexTensor,
+        head: FlexTensor,
+        log_sums: FlexTensor,
+        gradient: FlexTensor,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> FlexTensor {
+        gradients(hidden, head, log_sums, gradient, &targets, temperature, false).0
+    }
+
+    fn token_log_prob_gradients(
+        hidden: FlexTensor,
+        head: FlexTensor,
+        log_sums: FlexTensor,
+        gradient: FlexTensor,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> (FlexTensor, FlexTensor) {
+        gradients(hidden, head, log_sums, gradient, &targets, temperature, true)
+    }
+}
+
+/// The second one is empty if not asked for.
+fn gradients(
+    hidden: FlexTensor,
+    head: FlexTensor,
+    log_sums: FlexTensor,
+    gradient: FlexTensor,
+    targets: &[u32],
+    temperature: f64,
+    with_head: bool,
+) -> (FlexTensor, FlexTensor) {
+    if !all_f32(&[&hidden, &head, &gradient]) {
+        return portable::gradients::<Flex>(hidden, head, log_sums, gradient, targets, temperature, with_head);
+    }
+    let [hidden, head, log_sums, gradient] = [hidden, head, log_sums, gradient].map(contiguous);
+    let vocabulary = Vocabulary {
+        hidden: Matrix::of(&hidden),
+        head: Matrix::of(&head),
+        targets,
+        temperature,
+    };
+    let (of_hidden, of_head) = vocabulary.gradients(buffer::values(&gradient), buffer::values(&log_sums), with_head);
+    let head_shape = if with_head { head.shape() } else { Shape::new([0, 0]) };
+    (
+        buffer::tensor(of_hidden, hidden.shape()),
+        buffer::tensor(of_head, head_shape),
+    )
+}
 
 /// The default bodies: rows in chunks.
 mod portable {
     use std::ops::Range;
 
-    use burn::tensor::{IndexingUpdateOp, Shape, Slice, TensorData};
+    use burn::tensor::{IndexingUpdateOp, Slice, TensorData};
 
     use super::*;
+
+    /// Logits that exist at a time.
+    const LOGITS: usize = 1 << 23;
 
     pub(super) fn forward<B: Backend>(
         hidden: FloatTensor<B>,
         head: FloatTensor<B>,
         targets: &[u32],
         temperature: f64,
-    ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-        let (mut log_probs, mut entropies, mut correct) = (Vec::new(), Vec::new(), Vec::new());
+    ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+        let mut found: [Vec<FloatTensor<B>>; 4] = [const { Vec::new() }; 4];
         for rows in chunks(targets.len(), head.shape()[0]) {
-            let log_p = log_probabilities::<B>(&hidden, &head, rows.clone(), temperature);
-            let chosen = B::float_gather(1, log_p.clone(), indices::<B>(&log_p, &targets[rows.clone()]));
-            let largest = B::float_max_dim(log_p.clone(), 1);
+            let logits = logits::<B>(&hidden, &head, rows.clone(), temperature);
+            let chosen = B::float_gather(1, logits.clone(), indices::<B>(&logits, &targets[rows.clone()]));
+            let largest = B::float_max_dim(logits.clone(), 1);
             // 1 where nothing is larger, else 0.
-            let above = B::float_sign(B::float_sub(largest, chosen.clone()));
+            let above = B::float_sign(B::float_sub(largest.clone(), chosen.clone()));
             let hit = B::float_add_scalar(B::float_neg(above), 1.0.into());
+            let total = B::float_sum_dim(B::float_exp(B::float_sub(logits.clone(), largest.clone())), 1);
+            let log_sum = B::float_add(B::float_log(total), largest);
+            let log_p = B::float_sub(logits, log_sum.clone());
             let p = B::float_exp(log_p.clone());
-            entropies.push(flat::<B>(B::float_neg(B::float_sum_dim(B::float_mul(p, log_p), 1))));
-            log_probs.push(flat::<B>(chosen));
-            correct.push(flat::<B>(hit));
+            let entropy = B::float_neg(B::float_sum_dim(B::float_mul(p, log_p), 1));
+            let log_prob = B::float_sub(chosen, log_sum.clone());
+            for (parts, part) in found.iter_mut().zip([log_prob, entropy, hit, log_sum]) {
+                parts.push(flat::<B>(part));
+            }
         }
-        let joined = |parts: Vec<FloatTensor<B>>| {
+        let [log_prob, entropy, hit, log_sum] = found.map(|parts| {
             if parts.is_empty() {
                 flat::<B>(B::float_sum_dim(hidden.clone(), 1))
             } else {
                 B::float_cat(parts, 0)
             }
-        };
-        (joined(log_probs), joined(entropies), joined(correct))
+        });
+        (log_prob, entropy, hit, log_sum)
     }
 
     pub(super) fn gradients<B: Backend>(
         hidden: FloatTensor<B>,
         head: FloatTensor<B>,
+        log_sums: FloatTensor<B>,
         gradient: FloatTensor<B>,
         targets: &[u32],
         temperature: f64,
@@ -154,14 +261,15 @@ mod portable {
         let mut hidden_gradients = Vec::new();
         let mut head_gradient: Option<FloatTensor<B>> = None;
         for rows in chunks(targets.len(), head.shape()[0]) {
-            let log_p = log_probabilities::<B>(&hidden, &head, rows.clone(), temperature);
-            let g = B::float_slice(gradient.clone(), &[Slice::from(rows.clone())]);
-            let g = B::float_mul_scalar(
-                B::float_reshape(g, Shape::new([rows.len(), 1])),
-                (1.0 / temperature).into(),
-            );
-            let at_targets = indices::<B>(&log_p, &targets[rows.clone()]);
-            let logits = B::float_neg(B::float_mul(B::float_exp(log_p), g.clone()));
+            let column = |of: &FloatTensor<B>| {
+                let part = B::float_slice(of.clone(), &[Slice::from(rows.clone())]);
+                B::float_reshape(part, Shape::new([rows.len(), 1]))
+            };
+            let logits = logits::<B>(&hidden, &head, rows.clone(), temperature);
+            let p = B::float_exp(B::float_sub(logits, column(&log_sums)));
+            let g = B::float_mul_scalar(column(&gradient), (1.0 / temperature).into());
+            let at_targets = indices::<B>(&p, &targets[rows.clone()]);
+            let logits = B::float_neg(B::float_mul(p, g.clone()));
             let logits = B::float_scatter(1, logits, at_targets, g, IndexingUpdateOp::Add);
             hidden_gradients.push(B::float_matmul(logits.clone(), head.clone()));
             if with_head {
@@ -191,21 +299,14 @@ mod portable {
     }
 
     /// `[rows, vocabulary]`.
-    fn log_probabilities<B: Backend>(
+    fn logits<B: Backend>(
         hidden: &FloatTensor<B>,
         head: &FloatTensor<B>,
         rows: Range<usize>,
         temperature: f64,
     ) -> FloatTensor<B> {
         let logits = B::float_matmul(slice::<B>(hidden, rows), B::float_transpose(head.clone()));
-        let logits = if temperature == 1.0 {
-            logits
-        } else {
-            B::float_mul_scalar(logits, (1.0 / temperature).into())
-        };
-        let shifted = B::float_sub(logits.clone(), B::float_max_dim(logits, 1));
-        let total = B::float_sum_dim(B::float_exp(shifted.clone()), 1);
-        B::float_sub(shifted, B::float_log(total))
+        B::float_mul_scalar(logits, (1.0 / temperature).into())
     }
 
     fn indices<B: Backend>(like: &FloatTensor<B>, targets: &[u32]) -> burn::backend::tensor::IntTensor<B> {
@@ -229,10 +330,10 @@ impl<B: TokenLogProbOps, C: CheckpointStrategy> TokenLogProbOps for Autodiff<B, 
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let parents = [hidden.node(), head.node()];
         let (hidden, head) = (hidden.into_primitive(), head.into_primitive());
-        let (log_prob, entropy, correct) =
-            B::token_log_prob(hidden.clone(), head.clone(), Arc::clone(&targets), temperature);
+        let (log_prob, entropy, correct, log_sums) =
+            B::token_log_prob_with_sums(hidden.clone(), head.clone(), Arc::clone(&targets), temperature);
         let log_prob = match TokenLogProbBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((hidden, head, targets, temperature), log_prob),
+            OpsKind::Tracked(prepared) => prepared.finish(([hidden, head, log_sums], targets, temperature), log_prob),
             OpsKind::UnTracked(prepared) => prepared.finish(log_prob),
         };
         (log_prob, Self::from_inner(entropy), Self::from_inner(correct))
@@ -243,21 +344,23 @@ impl<B: TokenLogProbOps, C: CheckpointStrategy> TokenLogProbOps for Autodiff<B, 
 struct TokenLogProbBackward;
 
 impl<B: TokenLogProbOps> Backward<B, 2> for TokenLogProbBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, Arc<[u32]>, f64);
+    type State = ([FloatTensor<B>; 3], Arc<[u32]>, f64);
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let (hidden, head, targets, temperature) = ops.state;
+        let ([hidden, head, log_sums], targets, temperature) = ops.state;
         match ops.parents {
             [hidden_parent, Some(head_parent)] => {
-                let (of_hidden, of_head) = B::token_log_prob_gradients(hidden, head, gradient, targets, temperature);
+                let (of_hidden, of_head) =
+                    B::token_log_prob_gradients(hidden, head, log_sums, gradient, targets, temperature);
                 gradients.register::<B>(head_parent.id, of_head);
                 if let Some(parent) = hidden_parent {
                     gradients.register::<B>(parent.id, of_hidden);
                 }
             }
             [Some(parent), None] => {
-                let of_hidden = B::token_log_prob_hidden_gradient(hidden, head, gradient, targets, temperature);
+                let of_hidden =
+                    B::token_log_prob_hidden_gradient(hidden, head, log_sums, gradient, targets, temperature);
                 gradients.register::<B>(parent.id, of_hidden);
             }
             [None, None] => {}
@@ -266,64 +369,5 @@ impl<B: TokenLogProbOps> Backward<B, 2> for TokenLogProbBackward {
 }
 
 #[cfg(test)]
-mod tests {
-    use burn::tensor::{Device, TensorData};
-
-    use super::*;
-    use crate::testing::{check_gradients, numbers};
-
-    #[test]
-    fn log_probabilities_are_their_formula_with_their_gradients() {
-        let targets: Arc<[u32]> = Arc::from([4, 0, 6]);
-        for temperature in [1.0, 0.7] {
-            check_gradients(
-                [numbers(1, 3 * 5), numbers(2, 7 * 5)],
-                |[hidden, head]| {
-                    let (hidden, head) = (hidden.reshape([3, 5]), head.reshape([7, 5]));
-                    token_log_prob(hidden, head, Arc::clone(&targets), temperature).log_prob
-                },
-                |[hidden, head]| {
-                    let row = |(row, &target): (&[f64], &u32)| {
-                        let dot = |head: &[f64]| row.iter().zip(head).map(|(a, b)| a * b).sum::<f64>() / temperature;
-                        let logits: Vec<f64> = head.chunks(5).map(dot).collect();
-                        logits[target as usize] - logits.iter().map(|logit| logit.exp()).sum::<f64>().ln()
-                    };
-                    hidden.chunks(5).zip(&*targets).map(row).collect()
-                },
-            );
-        }
-    }
-
-    #[test]
-    fn entropy_and_hits_are_those_of_the_distribution() {
-        let device = Device::flex();
-        // Logits ln 1, ln 2, ln 5: probabilities 1/8, 1/4, 5/8.
-        let logits = [1.0_f32, 2.0, 5.0].map(f32::ln);
-        let hidden = Tensor::<2>::from_data([[1.0_f32], [1.0]], &device);
-        let head = Tensor::<2>::from_data(TensorData::new(logits.to_vec(), [3, 1]), &device);
-        let found = token_log_prob(hidden, head, Arc::from([2, 1]), 1.0);
-        let values = |tensor: Tensor<1>| tensor.into_data().try_to_vec::<f32>().expect("f32 values");
-        assert_eq!(values(found.correct), [1.0, 0.0]);
-        let entropy: f32 = [0.125_f32, 0.25, 0.625].iter().map(|p| -p * p.ln()).sum();
-        assert!(values(found.entropy).iter().all(|found| (found - entropy).abs() < 1e-6));
-        let log_prob = values(found.log_prob);
-        assert!((log_prob[0] - 0.625_f32.ln()).abs() < 1e-6 && (log_prob[1] - 0.25_f32.ln()).abs() < 1e-6);
-    }
-
-    #[test]
-    fn chunks_do_not_show() {
-        let device = Device::flex();
-        // 3 rows of so many logits do not fit into one chunk, so this takes more than one.
-        let vocabulary = LOGITS / 2 + 1;
-        let head: Vec<f32> = (0..vocabulary).map(|i| if i < 4 { i as f32 } else { -100.0 }).collect();
-        let head = Tensor::<2>::from_data(TensorData::new(head, [vocabulary, 1]), &device);
-        let hidden = Tensor::<2>::from_data([[1.0_f32], [2.0], [-0.5]], &device);
-        let together = token_log_prob(hidden.clone(), head.clone(), Arc::from([3, 2, 1]), 1.0).log_prob;
-        let alone = (0..3).map(|i| {
-            let target = [3, 2, 1][i];
-            token_log_prob(hidden.clone().narrow(0, i, 1), head.clone(), Arc::from([target]), 1.0).log_prob
-        });
-        let alone = Tensor::cat(alone.collect(), 0);
-        assert_eq!(together.into_data(), alone.into_data());
-    }
-}
+#[path = "token_log_prob_tests.rs"]
+mod tests;

@@ -6,10 +6,13 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 
+use crate::cpu::attention::{Attention, Passed, Rows};
+use crate::cpu::buffer::{self, all_f32, contiguous};
 use crate::forest::Layout;
 
 /// The heads of an attention layer.
@@ -76,32 +79,117 @@ pub trait TreeAttentionOps: Backend {
         layout: Arc<Layout>,
         heads: Heads,
     ) -> FloatTensor<Self> {
+        Self::tree_attention_with_sums(q, k, v, layout, heads).0
+    }
+
+    /// The same with the logarithm of each query's sum of exponentials, `[heads, queries]`, for the backward pass.
+    fn tree_attention_with_sums(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: Arc<Layout>,
+        heads: Heads,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::forward::<Self>(q, k, v, &layout, heads)
     }
 
     /// The gradients of `q`, `k` and `v`, the attention itself worked out again.
     ///
     /// With `P = softmax(s q k^T)`, the gradient `g` of `P v` and `D = P * (g v^T - r)`, `r` the sum of each row of
-    /// `P * g v^T`: they are `s D k`, `s D^T q` and `P^T g`, those of keys and values summed over all who see them.
+    /// `P * g v^T`, which is that of `g * P v`: they are `s D k`, `s D^T q` and `P^T g`, those of keys and values summed
+    /// over all who see them.
+    #[expect(clippy::too_many_arguments, reason = "what the forward pass had and left")]
     fn tree_attention_gradients(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         layout: Arc<Layout>,
         heads: Heads,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        // Dense probabilities are worked out anew as they were.
+        let _ = (output, log_sums);
         portable::gradients::<Self>(q, k, v, gradient, &layout, heads)
     }
 }
 
-impl TreeAttentionOps for Flex {}
+impl TreeAttentionOps for Flex {
+    fn tree_attention_with_sums(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        layout: Arc<Layout>,
+        heads: Heads,
+    ) -> (FlexTensor, FlexTensor) {
+        if !all_f32(&[&q, &k, &v]) {
+            return portable::forward::<Self>(q, k, v, &layout, heads);
+        }
+        let shape = q.shape();
+        let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
+        let attention = Attention {
+            layout: &layout,
+            heads,
+            q: rows(&q),
+            k: rows(&k),
+            v: rows(&v),
+        };
+        let mut sums = Vec::new();
+        // SAFETY: the spans cover all queries, and every head of every query is written.
+        #[expect(unsafe_code, reason = "skips zeroing")]
+        let output = unsafe { buffer::written(shape.num_elements(), |output| sums = attention.forward(output)) };
+        let sums = buffer::tensor(sums, Shape::new([heads.queries, layout.queries()]));
+        (buffer::tensor(output, shape), sums)
+    }
+
+    fn tree_attention_gradients(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        output: FlexTensor,
+        sums: FlexTensor,
+        gradient: FlexTensor,
+        layout: Arc<Layout>,
+        heads: Heads,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        if !all_f32(&[&q, &k, &v, &gradient]) {
+            return portable::gradients::<Self>(q, k, v, gradient, &layout, heads);
+        }
+        let (queries, keys) = (q.shape(), k.shape());
+        let [q, k, v, output, sums, gradient] = [q, k, v, output, sums, gradient].map(contiguous);
+        let attention = Attention {
+            layout: &layout,
+            heads,
+            q: rows(&q),
+            k: rows(&k),
+            v: rows(&v),
+        };
+        let [q, k, v] = attention.backward(&Passed {
+            output: rows(&output),
+            log_sums: buffer::values(&sums),
+            gradient: rows(&gradient),
+        });
+        (
+            buffer::tensor(q, queries),
+            buffer::tensor(k, keys.clone()),
+            buffer::tensor(v, keys),
+        )
+    }
+}
+
+fn rows(tensor: &FlexTensor) -> Rows<'_> {
+    Rows {
+        values: buffer::values(tensor),
+        width: tensor.shape()[1],
+    }
+}
 
 /// The default bodies: one dense attention per span of queries.
 mod portable {
     use std::ops::Range;
 
-    use burn::tensor::{Shape, Slice, TensorData};
+    use burn::tensor::{Slice, TensorData};
 
     use super::*;
     use crate::forest::QuerySpan;
@@ -112,19 +200,24 @@ mod portable {
         v: FloatTensor<B>,
         layout: &Layout,
         heads: Heads,
-    ) -> FloatTensor<B> {
-        let spans = layout.spans().iter().filter(|span| !span.rows.is_empty());
-        let outputs: Vec<_> = spans
-            .map(|span| {
-                let part = Part::<B>::of(&q, &k, &v, span, heads);
-                let output = B::float_matmul(part.probabilities(span, heads), part.v.clone());
-                rows_of_queries::<B>(output, span.rows.len(), heads)
-            })
-            .collect();
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (mut outputs, mut sums) = (Vec::new(), Vec::new());
+        for span in layout.spans().iter().filter(|span| !span.rows.is_empty()) {
+            let part = Part::<B>::of(&q, &k, &v, span, heads);
+            let scores = part.scores(span, heads);
+            let largest = B::float_max_dim(scores.clone(), 2);
+            let exponentials = B::float_exp(B::float_sub(scores, largest.clone()));
+            let sum = B::float_sum_dim(exponentials.clone(), 2);
+            let output = B::float_matmul(B::float_div(exponentials, sum.clone()), part.v);
+            outputs.push(rows_of_queries::<B>(output, span.rows.len(), heads));
+            let sum = B::float_add(B::float_log(sum), largest);
+            sums.push(B::float_reshape(sum, Shape::new([heads.queries, span.rows.len()])));
+        }
         if outputs.is_empty() {
-            q
+            let sums = B::float_reshape(q.clone(), Shape::new([heads.queries, 0]));
+            (q, sums)
         } else {
-            B::float_cat(outputs, 0)
+            (B::float_cat(outputs, 0), B::float_cat(sums, 1))
         }
     }
 
@@ -189,6 +282,11 @@ mod portable {
         }
 
         fn probabilities(&self, span: &QuerySpan, heads: Heads) -> FloatTensor<B> {
+            B::softmax(self.scores(span, heads), 2)
+        }
+
+        /// What a query does not see has minus infinity.
+        fn scores(&self, span: &QuerySpan, heads: Heads) -> FloatTensor<B> {
             let scores = B::float_matmul(self.q.clone(), B::float_swap_dims(self.k.clone(), 1, 2));
             let scores = B::float_mul_scalar(scores, heads.scale.into());
             let keys: Vec<usize> = span.key_positions().collect();
@@ -205,7 +303,7 @@ mod portable {
             let shape = [1, group * span.rows.len(), keys.len()];
             let hidden = TensorData::new(hidden, shape).convert_dtype(scores.dtype());
             let device = scores.device();
-            B::softmax(B::float_add(scores, B::float_from_data(hidden, &device)), 2)
+            B::float_add(scores, B::float_from_data(hidden, &device))
         }
     }
 
@@ -255,9 +353,9 @@ impl<B: TreeAttentionOps, C: CheckpointStrategy> TreeAttentionOps for Autodiff<B
     ) -> FloatTensor<Self> {
         let parents = [q.node(), k.node(), v.node()];
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
-        let output = B::tree_attention(q.clone(), k.clone(), v.clone(), Arc::clone(&layout), heads);
+        let (output, sums) = B::tree_attention_with_sums(q.clone(), k.clone(), v.clone(), Arc::clone(&layout), heads);
         match TreeAttentionBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((q, k, v, layout, heads), output),
+            OpsKind::Tracked(prepared) => prepared.finish(([q, k, v, output.clone(), sums], layout, heads), output),
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
@@ -267,12 +365,12 @@ impl<B: TreeAttentionOps, C: CheckpointStrategy> TreeAttentionOps for Autodiff<B
 struct TreeAttentionBackward;
 
 impl<B: TreeAttentionOps> Backward<B, 3> for TreeAttentionBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, Arc<Layout>, Heads);
+    type State = ([FloatTensor<B>; 5], Arc<Layout>, Heads);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let (q, k, v, layout, heads) = ops.state;
-        let (q, k, v) = B::tree_attention_gradients(q, k, v, gradient, layout, heads);
+        let ([q, k, v, output, sums], layout, heads) = ops.state;
+        let (q, k, v) = B::tree_attention_gradients(q, k, v, output, sums, gradient, layout, heads);
         for (parent, gradient) in ops.parents.into_iter().zip([q, k, v]) {
             if let Some(parent) = parent {
                 gradients.register::<B>(parent.id, gradient);

@@ -107,7 +107,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The rows and columns of these ranges.
-    fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
         let start = rows.start * self.row_stride + columns.start * self.column_stride;
         let shape = [rows.len(), columns.len()];
         Self::new(
@@ -115,6 +115,20 @@ impl<'a> Matrix<'a> {
             shape,
             [self.row_stride, self.column_stride],
         )
+    }
+
+    /// A row whose elements lie side by side.
+    ///
+    /// # Panics
+    ///
+    /// When they do not.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+        assert!(
+            self.column_stride == 1 || self.columns < 2,
+            "a row's elements must lie side by side"
+        );
+        &self.values[row * self.row_stride..][..self.columns]
     }
 
     #[inline(always)]
@@ -196,6 +210,35 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
+    /// A row whose elements lie side by side.
+    ///
+    /// # Panics
+    ///
+    /// When they do not, or there is no such row.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [MaybeUninit<f32>] {
+        assert!(row < self.rows && self.column_stride == 1, "a row of the matrix");
+        // SAFETY: the constructor checked that rows lie within the values and do not overlap; the elements are this
+        // matrix's own while it is borrowed.
+        #[expect(unsafe_code, reason = "reads through the pointer")]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.row_stride).cast(), self.columns)
+        }
+    }
+
+    /// As [`MatrixMut::row`], of elements that hold values.
+    ///
+    /// # Panics
+    ///
+    /// As [`MatrixMut::row`], or when they hold none.
+    pub(crate) fn written_row(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.written, "only written values can be read");
+        // SAFETY: they hold values.
+        #[expect(unsafe_code, reason = "the elements were written")]
+        unsafe {
+            self.row(row).assume_init_mut()
+        }
+    }
+
     fn transposed(self) -> Self {
         Self {
             rows: self.columns,
@@ -231,6 +274,8 @@ fn check_bounds([rows, columns]: [usize; 2], row_stride: usize, length: usize) {
 pub(crate) struct Interleaved<'a> {
     start: *mut f32,
     length: usize,
+    /// Whether the elements hold values that can be added to.
+    written: bool,
     values: PhantomData<&'a mut [f32]>,
 }
 
@@ -243,6 +288,17 @@ impl<'a> Interleaved<'a> {
         Self {
             start: values.as_mut_ptr().cast(),
             length: values.len(),
+            written: false,
+            values: PhantomData,
+        }
+    }
+
+    /// As [`Interleaved::new`] over values that can be added to.
+    pub(crate) fn written(values: &'a mut [f32]) -> Self {
+        Self {
+            start: values.as_mut_ptr(),
+            length: values.len(),
+            written: true,
             values: PhantomData,
         }
     }
@@ -266,7 +322,7 @@ impl<'a> Interleaved<'a> {
             columns,
             row_stride,
             column_stride: 1,
-            written: false,
+            written: self.written,
             values: PhantomData,
         }
     }

@@ -178,6 +178,22 @@ pub(crate) fn sum<const N: usize>(slices: [&[f32]; N], term: impl Fn([f32; N]) -
     sum_lanes(lanes)
 }
 
+/// The sum of the products of two slices of one length, in [`LANES`] partial sums.
+#[inline(always)]
+pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane = multiply_add::<FUSED>(a, b, *lane);
+        }
+    }
+    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane = multiply_add::<FUSED>(a, b, *lane);
+    }
+    sum_lanes(lanes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
