@@ -1,27 +1,28 @@
-"""Tokens per second of `posterior generate` against transformers' `generate`, in one run.
+"""Tokens per second of `posterior generate` against transformers' `generate` and llama.cpp, in one run.
 
-    bench/run generate [--batch 1 16] [--tokens 64] [--repetitions 3]
+    bench/run generate [--batch 1 16] [--tokens 64] [--repetitions 3] [--ours "ARGUMENTS"] [--llama-cpp PYTHON]
 
-The model is SmolLM2-135M-Instruct from the parity suite's environment (a GGUF file; transformers gets it unpacked to f32,
-as the program does it for itself). Both sides draw greedily from the same prompts, no text may end early, and the time of
-the first token, reading the prompts and starting are taken out: what is timed is the difference between a long and a
-short generation. Turns alternate, so that whatever else the machine does meets both.
+The model is SmolLM2-135M-Instruct from the parity suite's environment (a GGUF file; transformers gets it unpacked to
+f32, as the program does it for itself). All sides draw greedily from the same prompts, no text may end early, and the
+time of the first token, reading the prompts and starting are taken out: what is timed is the difference between a long
+and a short generation. Turns alternate, so that whatever else the machine does meets all.
+
+Each `--ours` measures the program once more with these arguments after its own. A Python that has llama-cpp-python
+(`--llama-cpp`, or LLAMA_CPP_PYTHON) adds llama.cpp, which computes with the file's numbers as they are, of some four
+bits, on one text at a time. README.md says how to make one.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 HERE = Path(__file__).resolve().parent
 WORDS = "river stone window music garden winter letter harbour morning engine paper valley candle bridge silver story".split()
@@ -31,15 +32,30 @@ SHORT = 4
 class Posterior:
     """The program, a process a generation."""
 
-    def __init__(self, program, model, directory, threads):
-        self.command = [program, "--quiet", "--format", "json", "--threads", threads, "generate", "--model", model, "--raw"]
-        self.prompts = directory / "prompts.txt"
+    def __init__(self, program, model, directory, threads, more=""):
+        self.name = f"posterior {more}".strip()
+        self.command = [
+            program,
+            "--quiet",
+            "--format",
+            "json",
+            "--threads",
+            threads,
+            "generate",
+            "--model",
+            model,
+            "--raw",
+        ]
+        self.prompts, self.more = directory / "prompts.txt", shlex.split(more)
         self.peak = 0.0
+
+    def takes(self, _):
+        return True
 
     def seconds(self, prompts, tokens):
         self.prompts.write_text("".join(f"{prompt}\n" for prompt in prompts))
         count = ["--min-new-tokens", tokens, "--max-new-tokens", tokens, "--batch-size", len(prompts)]
-        command = [*self.command, "--prompts", self.prompts, "--temperature", 0, *count]
+        command = [*self.command, "--prompts", self.prompts, "--temperature", 0, *count, *self.more]
         start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen([str(part) for part in command], stdout=output)
@@ -53,27 +69,44 @@ class Posterior:
         return elapsed
 
 
-class Transformers:
-    """transformers in this process, as a Python session would use it."""
+class Peer:
+    """A process of generate_peers.py that stays. What it loads stays out of this process, because a child's peak memory
+    counts from what its parent had when it was started."""
 
-    def __init__(self, model, threads):
-        torch.set_num_threads(threads)
-        file = Path(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        self.model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    def __init__(self, kind, python, model, threads):
+        self.kind, self.peak = kind, 0.0
+        command = [python, HERE / "generate_peers.py", kind, model, threads]
+        environment = {
+            **os.environ,
+            **{variable: str(threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")},
+            **{variable: "1" for variable in ("HF_HUB_OFFLINE", "TQDM_DISABLE")},
+        }
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.name = self.answer()
+
+    def takes(self, batch):
+        return self.kind != "llama.cpp" or batch == 1
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.kind} failed")
+        return json.loads(line)
 
     def seconds(self, prompts, tokens):
-        # All prompts have as many tokens, so nothing is padded.
-        given = self.tokenizer(prompts, return_tensors="pt")
-        assert given["attention_mask"].all(), "prompts of different lengths"
-        start = time.perf_counter()
-        with torch.inference_mode():
-            whole = self.model.generate(
-                **given, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0
-            )
-        elapsed = time.perf_counter() - start
-        self.texts = whole[:, given["input_ids"].shape[1] :].tolist()
+        print(json.dumps([prompts, tokens]), file=self.process.stdin, flush=True)
+        elapsed, self.texts, self.peak = self.answer()
         return elapsed
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def find_model():
@@ -83,31 +116,82 @@ def find_model():
     return next(Path(specification.origin).parent.glob("*.gguf"))
 
 
-def main():
+def agreement(own, other):
+    """How many tokens of the first text are the same before the first that is not."""
+    pairs = list(zip(own[0], other[0]))
+    return next((place for place, (mine, theirs) in enumerate(pairs) if mine != theirs), len(pairs))
+
+
+def measure(sides, batch, options):
+    """Tokens per second of each side's turns, after one that does not count."""
+    prompts = [f"The {WORDS[i % len(WORDS)]} and the {WORDS[(3 * i + 1) % len(WORDS)]} were" for i in range(batch)]
+    rates = {side: [] for side in sides}
+    for turn in range(options.repetitions + 1):
+        for side in sides:
+            short = side.seconds(prompts, SHORT)
+            elapsed = side.seconds(prompts, SHORT + options.tokens) - short
+            if turn > 0:
+                rates[side].append(batch * options.tokens / elapsed)
+    return rates
+
+
+def report(batch, rates):
+    ours = next(iter(rates))
+    mine, best = statistics.median(rates[ours]), max(rates[ours])
+    head = f"{'median':>16} {'ratio':>6} {'best turn':>16} {'ratio':>6} {'peak memory':>12} {'same tokens':>12}"
+    print(f"\n  {f'batch {batch}':30} {head}")
+    for side, own in rates.items():
+        median = statistics.median(own)
+        ratios = ["", ""] if side is ours else [f"{mine / median:.2f}", f"{best / max(own):.2f}"]
+        same = "" if side is ours else f"{agreement(ours.texts, side.texts)} of {len(ours.texts[0])}"
+        print(
+            f"  {side.name:30} {median:7.1f} tokens/s {ratios[0]:>6} {max(own):7.1f} tokens/s {ratios[1]:>6} "
+            f"{side.peak:9.0f} MB {same:>12}",
+            flush=True,
+        )
+
+
+def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="texts drawn together")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3, help="turns of each side")
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    logging.set_verbosity_error()
+    parser.add_argument(
+        "--ours", action="append", default=[], metavar="ARGUMENTS", help="the program once more, with these"
+    )
+    default = os.environ.get("LLAMA_CPP_PYTHON")
+    parser.add_argument("--llama-cpp", metavar="PYTHON", default=default, help="a Python that has llama-cpp-python")
+    parser.add_argument("--json", type=Path, help="also write every number there")
+    return parser.parse_args()
+
+
+def main():
+    options = parse()
     model = find_model()
-    load = os.getloadavg()[0]
+    load = f"load before: {os.getloadavg()[0]:.1f}"
+    print(f"{model.name}, {options.tokens} tokens a text, greedy, {options.threads} threads a side; {load}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        ours = Posterior(os.environ["POSTERIOR_BIN"], model, Path(directory), options.threads)
-        theirs = Transformers(model, options.threads)
-        print(f"{model.name}, {options.tokens} tokens a text, greedy, f32, {options.threads} threads a side; load {load:.1f}")
+        program = os.environ["POSTERIOR_BIN"]
+        sides = [Posterior(program, model, Path(directory), options.threads, more) for more in ["", *options.ours]]
+        peers = [Peer("transformers", sys.executable, model, options.threads)]
+        if options.llama_cpp:
+            peers.append(Peer("llama.cpp", options.llama_cpp, model, options.threads))
+        found = {}
         for batch in options.batch:
-            prompts = [f"The {WORDS[i % len(WORDS)]} and the {WORDS[(3 * i + 1) % len(WORDS)]} were" for i in range(batch)]
-            rates = {"posterior": [], "transformers": []}
-            for turn in range(options.repetitions + 1):
-                for name, side in (("posterior", ours), ("transformers", theirs)):
-                    elapsed = side.seconds(prompts, SHORT + options.tokens) - side.seconds(prompts, SHORT)
-                    if turn > 0:
-                        rates[name].append(batch * options.tokens / elapsed)
-            mine, other = (statistics.median(rates[name]) for name in rates)
-            print(f"  batch {batch:3}: posterior {mine:7.1f} tokens/s, transformers {other:7.1f} tokens/s, ratio {mine / other:.2f}")
-        print(f"  peak memory of the program: {ours.peak:.0f} MB; load after: {os.getloadavg()[0]:.1f}")
+            rates = measure([side for side in [*sides, *peers] if side.takes(batch)], batch, options)
+            report(batch, rates)
+            found[f"batch {batch}"] = {
+                side.name: {"tokens_per_second": rate, "peak": side.peak} for side, rate in rates.items()
+            }
+        for peer in peers:
+            peer.close()
+    print("\nRatios: the program's tokens per second, without further arguments, over the others'.")
+    load = os.getloadavg()[0]
+    print(f"Load after: {load:.1f}; above {options.threads}, others computed too, and no figure here is good")
+    if options.json:
+        settings = {key: str(value) for key, value in vars(options).items()}
+        options.json.write_text(json.dumps({"options": settings, **found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ WARM_UP = 2
 LORA = {"rank": 16, "alpha": 32}
 
 
-def run(command, threads):
+def run(command, threads, variables=None):
     """What a process prints, and the peak of its memory in megabytes."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment.update(variables or {})
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=errors, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
