@@ -105,9 +105,8 @@ impl Greedy {
             seed: 0,
             first: 0,
         };
-        let texts = generate(&open(&self.model)?, &self.prompts, &request, &mut |_, _| {
-            Verdict::Continue
-        })?;
+        let decoder = open(&self.model)?.packed(ops::Precision::Single);
+        let texts = generate(&decoder, &self.prompts, &request, &mut |_, _| Verdict::Continue)?;
         let tokens: Vec<&[u32]> = texts.iter().map(|text| &text.tokens[..]).collect();
         Ok(json!(tokens))
     }

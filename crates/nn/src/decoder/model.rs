@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ops::{Forest, Heads, Layout, Rotation, TokenLogProb};
+use ops::{Forest, Heads, Layout, PackedWeight, Precision, Rotation, TokenLogProb};
 
 use super::adapter::{Adapter, LoraConfig};
 use super::cache::Cache;
 use super::config::{DecoderConfig, FeedForward, Norm, Positions};
+use super::packed::PackedEnds;
 use super::parameters::{self, Parameter};
-use super::projection::{Noise, Projection};
+use super::projection::{Noise, Projection, taken};
 
 /// A decoder-only language model.
 ///
@@ -32,6 +33,9 @@ pub struct Decoder {
     /// How the adapters were made, where there are any.
     #[module(skip)]
     lora: Option<LoraConfig>,
+    /// Embedding and head laid out for decoding; then the others are empty.
+    #[module(skip)]
+    packed: Option<PackedEnds>,
 }
 
 /// One block: attention, then a feed-forward layer, each on normalised tokens and added to them.
@@ -158,6 +162,7 @@ impl Decoder {
             head: builder.maybe("head")?,
             config: config.clone(),
             lora: None,
+            packed: None,
         })
     }
 
@@ -230,7 +235,10 @@ impl Decoder {
 
     /// The logits of hidden rows: `[rows, width]` to `[rows, vocabulary]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        ops::linear(hidden, self.head_weight().transpose(), None)
+        match &self.packed {
+            Some(packed) => ops::packed_linear(hidden, &packed.head, None),
+            None => ops::linear(hidden, self.head_weight().transpose(), None),
+        }
     }
 
     /// The log-probabilities of `targets` at the hidden rows `rows`.
@@ -316,6 +324,13 @@ impl Decoder {
         self.embedding.clone()
     }
 
+    pub(super) fn pack_ends(&mut self, precision: Precision) {
+        let pack = |table: &mut Param<Tensor<2>>| Arc::new(PackedWeight::transposed(taken(table), precision));
+        let embedding = pack(&mut self.embedding);
+        let head = self.head.as_mut().map_or_else(|| Arc::clone(&embedding), pack);
+        self.packed = Some(PackedEnds { embedding, head });
+    }
+
     /// Gives the head weights of its own, where it had the embedding's.
     pub(crate) fn untie(&mut self, head: Param<Tensor<2>>) {
         self.head = Some(head);
@@ -345,7 +360,11 @@ impl Decoder {
             "every token is below the vocabulary's size, {size}"
         );
         assert_eq!(tokens.len(), positions.len(), "a position for each token");
-        let mut embedded = select(self.embedding.val(), tokens.iter().map(|&token| token as usize));
+        let rows = tokens.iter().map(|&token| token as usize);
+        let mut embedded = match &self.packed {
+            Some(packed) => packed.embedding.rows(&rows.collect::<Vec<_>>(), &self.device()),
+            None => select(self.embedding.val(), rows),
+        };
         if self.config.embedding_scale != 1.0 {
             embedded = embedded.mul_scalar(self.config.embedding_scale);
         }

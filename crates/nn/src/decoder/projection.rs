@@ -1,7 +1,10 @@
 //! The affine map of a decoder's layers, with a low-rank adapter beside it where there is one.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use ops::{PackedWeight, Precision};
 
 use super::adapter::Adapter;
 
@@ -16,6 +19,9 @@ pub struct Projection {
     /// [outputs].
     bias: Option<Param<Tensor<1>>>,
     pub(super) adapter: Option<Adapter>,
+    /// The weight laid out for decoding; then the other one is empty.
+    #[module(skip)]
+    packed: Option<Arc<PackedWeight>>,
 }
 
 /// The dropout of one projection in one pass.
@@ -33,16 +39,26 @@ impl Projection {
             weight,
             bias,
             adapter: None,
+            packed: None,
         }
     }
 
     /// [tokens, inputs] to [tokens, outputs].
     pub(super) fn forward(&self, x: Tensor<2>, noise: Option<Noise<'_>>) -> Tensor<2> {
-        let y = ops::linear(x.clone(), self.weight.val(), self.bias.as_ref().map(Param::val));
+        let bias = self.bias.as_ref().map(Param::val);
+        let y = match &self.packed {
+            Some(packed) => ops::packed_linear(x.clone(), packed, bias),
+            None => ops::linear(x.clone(), self.weight.val(), bias),
+        };
         match &self.adapter {
             None => y,
             Some(adapter) => y + adapter.forward(x, noise),
         }
+    }
+
+    /// Lays the weight out for decoding.
+    pub(super) fn pack(&mut self, precision: Precision) {
+        self.packed = Some(Arc::new(PackedWeight::new(taken(&mut self.weight), precision)));
     }
 
     /// Adds the adapter to the weight, `W + scale · A B`, and takes it away.
@@ -52,4 +68,10 @@ impl Projection {
             self.weight = self.weight.clone().map(|weight| weight + change);
         }
     }
+}
+
+/// A parameter's value, of which an empty one stays.
+pub(super) fn taken(parameter: &mut Param<Tensor<2>>) -> Tensor<2> {
+    let empty = Param::from_tensor(Tensor::empty([0, 0], &parameter.val().device()));
+    std::mem::replace(parameter, empty).into_value()
 }

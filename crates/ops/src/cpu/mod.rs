@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod buffer;
+pub(crate) mod panel;
 pub(crate) mod product;
 pub(crate) mod vector;
 pub(crate) mod vocabulary;

@@ -360,7 +360,7 @@ pub(crate) fn multiply(destination: MatrixMut<'_>, add: bool, left: Matrix<'_>, 
 
 /// The blocks in which a sum over `depth` products is taken: at most [`DEPTH`] long, and equal but for one, so that
 /// none is so short that `gemm` treats it specially.
-fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
     let count = depth.div_ceil(DEPTH).max(1);
     (0..count).map(move |index| index * depth / count..(index + 1) * depth / count)
 }

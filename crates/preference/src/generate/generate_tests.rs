@@ -1,6 +1,6 @@
 use burn::tensor::Device;
-use nn::decoder::DecoderConfig;
-use ops::Forest;
+use nn::decoder::{Decoder, DecoderConfig};
+use ops::{Forest, Precision};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -39,7 +39,8 @@ fn request() -> Request {
 }
 
 fn draw(decoder: &Decoder, prompts: &[Vec<u32>], request: &Request) -> Vec<Text> {
-    generate(decoder, prompts, request, &mut |_, _| Verdict::Continue).unwrap()
+    let decoder = decoder.clone().packed(Precision::Single);
+    generate(&decoder, prompts, request, &mut |_, _| Verdict::Continue).unwrap()
 }
 
 #[test]
@@ -114,7 +115,8 @@ fn texts_end_when_they_should() {
     assert!(long.iter().all(|text| text.tokens.len() >= 40));
     // One text is stopped after three tokens, and later everything.
     let mut seen = 0;
-    let texts = generate(&decoder, &prompts(), &request(), &mut |text, token| {
+    let packed = decoder.packed(Precision::Single);
+    let texts = generate(&packed, &prompts(), &request(), &mut |text, token| {
         assert_eq!(text.tokens.last(), Some(&token));
         seen += 1;
         match text.tokens.len() {
@@ -139,7 +141,7 @@ fn texts_end_when_they_should() {
 
 #[test]
 fn prompts_that_cannot_be_answered_are_named() {
-    let decoder = decoder("null");
+    let decoder = decoder("null").packed(Precision::Single);
     let refuse =
         |prompt: Vec<u32>| generate(&decoder, &[vec![1], prompt], &request(), &mut |_, _| Verdict::End).unwrap_err();
     assert_eq!(refuse(vec![]), GenerateError::EmptyPrompt(1));

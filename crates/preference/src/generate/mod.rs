@@ -8,7 +8,7 @@
 mod choose;
 mod pages;
 
-use nn::decoder::{Cache, Decoder};
+use nn::decoder::{Cache, PackedDecoder};
 use ops::{KeySpan, Layout, QuerySpan};
 use rand::RngExt as _;
 use rayon::prelude::*;
@@ -134,7 +134,7 @@ struct Shared {
 ///
 /// [`GenerateError`] for a prompt that cannot be answered; nothing is drawn then.
 pub fn generate(
-    decoder: &Decoder,
+    decoder: &PackedDecoder,
     prompts: &[Vec<u32>],
     request: &Request,
     watch: &mut dyn FnMut(&Text, u32) -> Verdict,
@@ -169,7 +169,7 @@ pub fn generate(
     Ok(finished)
 }
 
-fn check(decoder: &Decoder, prompts: &[Vec<u32>], request: &Request) -> Result<(), GenerateError> {
+fn check(decoder: &PackedDecoder, prompts: &[Vec<u32>], request: &Request) -> Result<(), GenerateError> {
     let (vocabulary, positions) = (decoder.config().vocabulary_size, decoder.config().learned_positions());
     for (number, prompt) in prompts.iter().enumerate() {
         if prompt.is_empty() {
@@ -208,7 +208,7 @@ impl Text {
 }
 
 struct Drawing<'a> {
-    decoder: &'a Decoder,
+    decoder: &'a PackedDecoder,
     prompts: &'a [Vec<u32>],
     request: &'a Request,
     cache: Cache,
@@ -218,7 +218,7 @@ struct Drawing<'a> {
 }
 
 impl<'a> Drawing<'a> {
-    fn new(decoder: &'a Decoder, prompts: &'a [Vec<u32>], request: &'a Request) -> Self {
+    fn new(decoder: &'a PackedDecoder, prompts: &'a [Vec<u32>], request: &'a Request) -> Self {
         Self {
             decoder,
             prompts,

@@ -7,7 +7,7 @@ use preference::data::{Conversation, Message, Text};
 use preference::encode::RowEncoder;
 use preference::generate::{Ending, Request, Verdict, generate};
 
-use super::{ChoiceArguments, ModelArguments};
+use super::{ChoiceArguments, ModelArguments, WeightsArgument};
 use crate::output::Context;
 
 const EXAMPLES: &str = "\
@@ -29,6 +29,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_new_tokens: usize,
     #[command(flatten)]
+    weights: WeightsArgument,
+    #[command(flatten)]
     choice: ChoiceArguments,
 }
 
@@ -36,7 +38,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let choice = arguments.choice.choice()?;
     let model = arguments.model.open(context)?;
-    let tokenizer = &model.tokenizer;
+    let (decoder, tokenizer) = (arguments.weights.pack(model.decoder), &model.tokenizer);
     let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
     // An error now, rather than after the first line.
     tokenizer.chat_template(None, false).into_diagnostic()?;
@@ -92,7 +94,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
             shown = shown.max(end);
         };
         let texts = generate(
-            &model.decoder,
+            &decoder,
             &[tokens],
             &request,
             &mut |_, token| match stream.push(token) {

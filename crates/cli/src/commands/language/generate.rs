@@ -12,7 +12,7 @@ use preference::generate::{Ending, Request, Verdict, generate};
 use preference::text::DecodeStream;
 use serde::Serialize;
 
-use super::{ChoiceArguments, ModelArguments};
+use super::{ChoiceArguments, ModelArguments, WeightsArgument};
 use crate::output::{Context, Format};
 
 const EXAMPLES: &str = "\
@@ -58,6 +58,8 @@ pub struct Arguments {
     /// Most texts that go through the network at once.
     #[arg(long, value_name = "N", default_value_t = 16)]
     batch_size: usize,
+    #[command(flatten)]
+    weights: WeightsArgument,
     #[command(flatten)]
     choice: ChoiceArguments,
 }
@@ -114,7 +116,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     .counting("token");
     progress.start(0, total);
     let mut done = 0;
-    let texts = generate(&model.decoder, &tokens, &request, &mut |text, token| {
+    let decoder = arguments.weights.pack(model.decoder);
+    let texts = generate(&decoder, &tokens, &request, &mut |text, token| {
         done += 1;
         progress.step(done, &Metrics::new());
         let stream = || (tokenizer.decode_stream(false), String::new());
