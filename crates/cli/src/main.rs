@@ -59,6 +59,9 @@ enum Command {
     Solve(commands::solve::Arguments),
 }
 
+/// As much as a program's first thread has.
+const STACK: usize = 8 << 20;
+
 fn main() -> std::process::ExitCode {
     ops::Memory::configure();
     let cli = Cli::parse();
@@ -69,12 +72,11 @@ fn main() -> std::process::ExitCode {
         seed,
         threads,
     } = cli.global;
-    if let Some(threads) = threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
-        if let Err(error) = pool.build_global() {
-            eprintln!("{threads} threads cannot be started: {error}");
-            return std::process::ExitCode::FAILURE;
-        }
+    let threads = threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK);
+    if let Err(error) = pool.build_global() {
+        eprintln!("threads cannot be started: {error}; fewer may do, with --threads");
+        return std::process::ExitCode::FAILURE;
     }
     let context = Context {
         format,
@@ -82,24 +84,30 @@ fn main() -> std::process::ExitCode {
         verbose,
         seed,
     };
-    let result: miette::Result<()> = match cli.command {
-        Command::Audit(arguments) => commands::audit::run(&arguments, &context),
-        Command::Chat(arguments) => commands::language::chat::run(&arguments, &context),
-        Command::Convert(arguments) => commands::convert::run(&arguments, &context),
-        Command::Demo(arguments) => commands::demo::run(&arguments, &context),
-        Command::Diffusion(arguments) => commands::diffusion::run(&arguments, &context),
-        Command::Generate(arguments) => commands::language::generate::run(&arguments, &context),
-        Command::Inspect(arguments) => commands::language::inspect::run(&arguments, &context),
-        Command::Rank(arguments) => commands::rank::run(&arguments, &context),
-        Command::Score(arguments) => commands::language::score::run(&arguments, &context),
-        Command::Sft(arguments) => commands::sft::run(&arguments, &context),
-        Command::Solve(arguments) => commands::solve::run(&arguments, &context),
-    };
+    // The command runs on one of the threads that compute: from outside, each of its thousands of small operations would
+    // have to wake them and be woken by them.
+    let result = rayon::scope(|_| run(cli.command, &context));
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(report) => {
             eprintln!("{report:?}");
             std::process::ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command, context: &Context) -> miette::Result<()> {
+    match command {
+        Command::Audit(arguments) => commands::audit::run(&arguments, context),
+        Command::Chat(arguments) => commands::language::chat::run(&arguments, context),
+        Command::Convert(arguments) => commands::convert::run(&arguments, context),
+        Command::Demo(arguments) => commands::demo::run(&arguments, context),
+        Command::Diffusion(arguments) => commands::diffusion::run(&arguments, context),
+        Command::Generate(arguments) => commands::language::generate::run(&arguments, context),
+        Command::Inspect(arguments) => commands::language::inspect::run(&arguments, context),
+        Command::Rank(arguments) => commands::rank::run(&arguments, context),
+        Command::Score(arguments) => commands::language::score::run(&arguments, context),
+        Command::Sft(arguments) => commands::sft::run(&arguments, context),
+        Command::Solve(arguments) => commands::solve::run(&arguments, context),
     }
 }
