@@ -1,7 +1,8 @@
 //! How long each operation takes, against the same formula in burn's own operations.
 //!
 //! `cargo run --release -p posterior-ops --example speed` on an otherwise idle machine. Sizes are those of a small
-//! DiT: batch 64, 49 tokens, width 256, 4 heads, MLP width 1024. Times are the fastest of many runs, forward and
+//! DiT: batch 64, 49 tokens, width 256, 4 heads, MLP width 1024; and those of a small language model: 1024 tokens,
+//! width 576, 9 heads, inner width 1536. Times are the fastest of many runs, forward and
 //! forward with backward, rates those of the fused operation, forward.
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
@@ -11,7 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use posterior_ops::{AdamwStep, adamw, ema, sum_of_squares};
+use posterior_ops::{AdamwStep, Rotation, adamw, ema, sum_of_squares};
 
 const BATCH: usize = 64;
 const TOKENS: usize = 49;
@@ -21,7 +22,16 @@ const HEADS: usize = 4;
 const MLP: usize = 1024;
 const EPSILON: f64 = 1e-6;
 
-/// The operations of a DiT, by one implementation or the other.
+/// Sizes of the language model.
+mod language {
+    pub(super) const ROWS: usize = 1024;
+    pub(super) const HEADS: usize = 9;
+    pub(super) const HEAD_SIZE: usize = 64;
+    pub(super) const WIDTH: usize = HEADS * HEAD_SIZE;
+    pub(super) const INNER: usize = 1536;
+}
+
+/// The operations of a DiT and of a language model, by one implementation or the other.
 struct Operations {
     linear: fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>) -> Tensor<2>,
     layer_norm_modulated: fn(Tensor<3>, Tensor<2>, Tensor<2>, f64) -> Tensor<3>,
@@ -29,6 +39,18 @@ struct Operations {
     silu: fn(Tensor<2>) -> Tensor<2>,
     self_attention: fn(Tensor<3>, usize) -> Tensor<3>,
     gated_residual: fn(Tensor<3>, Tensor<2>, Tensor<3>) -> Tensor<3>,
+    rms_norm: fn(Tensor<2>, Tensor<1>, f64) -> Tensor<2>,
+    layer_norm: fn(Tensor<2>, Tensor<1>, Tensor<1>, f64) -> Tensor<2>,
+    swiglu: fn(Tensor<2>, Tensor<2>) -> Tensor<2>,
+    rotary: fn(Tensor<2>, &Turn) -> Tensor<2>,
+}
+
+/// The rotation of a batch's positions, for each implementation as it takes it.
+#[derive(Clone)]
+struct Turn {
+    rotation: Rotation,
+    cosine: Tensor<3>,
+    sine: Tensor<3>,
 }
 
 const FUSED: Operations = Operations {
@@ -38,6 +60,10 @@ const FUSED: Operations = Operations {
     silu: posterior_ops::silu,
     self_attention: posterior_ops::self_attention,
     gated_residual: posterior_ops::gated_residual,
+    rms_norm: posterior_ops::rms_norm,
+    layer_norm: posterior_ops::layer_norm,
+    swiglu: posterior_ops::swiglu,
+    rotary: |x, turn| posterior_ops::rotary(x, &turn.rotation),
 };
 
 const BURN: Operations = Operations {
@@ -67,6 +93,25 @@ const BURN: Operations = Operations {
         mixed.swap_dims(1, 2).reshape([batch, tokens, packed / 3])
     },
     gated_residual: |x, gate, y| x + gate.unsqueeze_dim(1) * y,
+    rms_norm: |x, weight, epsilon| {
+        let mean_square = (x.clone() * x.clone()).mean_dim(1);
+        x / (mean_square + epsilon).sqrt() * weight.unsqueeze()
+    },
+    layer_norm: |x, weight, bias, epsilon| {
+        let centered = x.clone() - x.mean_dim(1);
+        let variance = (centered.clone() * centered.clone()).mean_dim(1);
+        centered / (variance + epsilon).sqrt() * weight.unsqueeze() + bias.unsqueeze()
+    },
+    swiglu: |gate, up| burn::tensor::activation::silu(gate) * up,
+    rotary: |x, turn| {
+        let [rows, _, half] = turn.cosine.dims();
+        let width = x.dims()[1];
+        let x = x.reshape([rows, width / (2 * half), 2 * half]);
+        let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+        let (cosine, sine) = (turn.cosine.clone(), turn.sine.clone());
+        let first = a.clone() * cosine.clone() - b.clone() * sine.clone();
+        Tensor::cat(vec![first, b * cosine + a * sine], 2).reshape([rows, width])
+    },
 };
 
 fn main() {
@@ -126,8 +171,56 @@ fn main() {
         Block::new,
         |by, block| block.forward(by),
     );
+    language_model();
     optimiser();
     share_of_products();
+}
+
+fn language_model() {
+    use language::{HEAD_SIZE, INNER, ROWS, WIDTH};
+
+    compare(
+        "rms_norm",
+        Work::Bytes(4 * 2 * ROWS * WIDTH),
+        |device| (leaf([ROWS, WIDTH], 1.0, device), leaf([WIDTH], 1.0, device)),
+        |by, (x, weight)| (by.rms_norm)(x, weight, EPSILON),
+    );
+    compare(
+        "layer_norm",
+        Work::Bytes(4 * 2 * ROWS * WIDTH),
+        |device| {
+            (
+                leaf([ROWS, WIDTH], 1.0, device),
+                leaf([WIDTH], 1.0, device),
+                leaf([WIDTH], 1.0, device),
+            )
+        },
+        |by, (x, weight, bias)| (by.layer_norm)(x, weight, bias, EPSILON),
+    );
+    compare(
+        "swiglu",
+        Work::Bytes(4 * 3 * ROWS * INNER),
+        |device| (leaf([ROWS, INNER], 4.0, device), leaf([ROWS, INNER], 1.0, device)),
+        |by, (gate, up)| (by.swiglu)(gate, up),
+    );
+    let positions: Vec<usize> = (0..ROWS).collect();
+    let frequencies: Vec<f64> = (0..HEAD_SIZE / 2)
+        .map(|pair| 1e4_f64.powf(-2.0 * pair as f64 / HEAD_SIZE as f64))
+        .collect();
+    compare(
+        "rotary",
+        Work::Bytes(4 * 2 * ROWS * WIDTH),
+        |device| {
+            let constant = || leaf([ROWS, 1, HEAD_SIZE / 2], 1.0, device).detach();
+            let turn = Turn {
+                rotation: Rotation::new(&positions, &frequencies, 1.0, device),
+                cosine: constant(),
+                sine: constant(),
+            };
+            (leaf([ROWS, WIDTH], 1.0, device), turn)
+        },
+        |by, (x, turn)| (by.rotary)(x, &turn),
+    );
 }
 
 /// A tensor of random numbers up to `bound` whose gradient is wanted where gradients are taken.

@@ -59,7 +59,7 @@ pub trait ActivationOps: Backend {
 }
 
 /// The default bodies that an override falls back to.
-mod portable {
+pub(crate) mod portable {
     use super::*;
 
     /// `tanh(u)` with `u = sqrt(2/pi) x (1 + 0.044715 x^2)`.
@@ -69,13 +69,13 @@ mod portable {
         B::float_tanh(B::float_mul_scalar(B::float_mul(x, cubic), GELU_SCALE.into()))
     }
 
-    pub(super) fn gelu_tanh<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    pub(crate) fn gelu_tanh<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
         let gate = B::float_add_scalar(gelu_tanh_of_u::<B>(x.clone()), 1.0.into());
         B::float_mul_scalar(B::float_mul(x, gate), 0.5.into())
     }
 
     /// `g/2 (1 + tanh(u) + x (1 - tanh(u)^2) u')` with `u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2)`.
-    pub(super) fn gelu_tanh_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
+    pub(crate) fn gelu_tanh_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
         let tanh = gelu_tanh_of_u::<B>(x.clone());
         let square = B::float_mul(x.clone(), x.clone());
         let slope = B::float_mul_scalar(square, (3.0 * GELU_CUBIC).into());
@@ -86,12 +86,12 @@ mod portable {
         B::float_mul_scalar(B::float_mul(gradient, derivative), 0.5.into())
     }
 
-    pub(super) fn silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    pub(crate) fn silu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
         B::float_mul(x.clone(), B::sigmoid(x))
     }
 
     /// `g s (1 + x (1 - s))` with `s = 1 / (1 + exp(-x))`.
-    pub(super) fn silu_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
+    pub(crate) fn silu_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
         let sigmoid = B::sigmoid(x.clone());
         let rest = B::float_add_scalar(B::float_neg(sigmoid.clone()), 1.0.into());
         let curved = B::float_add_scalar(B::float_mul(x, rest), 1.0.into());
@@ -137,14 +137,14 @@ impl ActivationOps for Flex {
 ///
 /// SiLU has `t = x`. GELU's `(1 + tanh(u)) / 2` is the same gate at `t = 2u`, which needs one exponential and no
 /// difference of nearly equal numbers.
-trait Gated: Sync {
+pub(crate) trait Gated: Sync {
     /// `t(x)`.
     fn argument<const FUSED: bool>(x: f32) -> f32;
     /// `t'(x)`.
     fn slope<const FUSED: bool>(x: f32) -> f32;
 }
 
-struct Gelu;
+pub(crate) struct Gelu;
 
 impl Gated for Gelu {
     #[inline(always)]
@@ -162,7 +162,7 @@ impl Gated for Gelu {
     }
 }
 
-struct Silu;
+pub(crate) struct Silu;
 
 impl Gated for Silu {
     #[inline(always)]

@@ -1,8 +1,22 @@
 //! Gated activations of the feed-forward layer.
 
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 
-use crate::{gelu, silu};
+use crate::activation::{self, Gated, Gelu, Silu};
+use crate::cpu::buffer::{self, ELEMENT_BLOCK, all_f32, contiguous, for_each_block};
+use crate::cpu::vector::{self, Kernel, exp};
+use crate::rewrite::rewrite_pair;
 
 /// `silu(gate) * up`.
 ///
@@ -13,7 +27,7 @@ use crate::{gelu, silu};
 /// When the shapes differ.
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     assert_eq!(gate.dims(), up.dims(), "swiglu: gate and up must have one shape");
-    silu(gate) * up
+    Tensor::from_dispatch(<Dispatch as GatedOps>::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
 /// `gelu(gate) * up`, with GELU's tanh approximation.
@@ -25,18 +39,261 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// When the shapes differ.
 pub fn geglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     assert_eq!(gate.dims(), up.dims(), "geglu: gate and up must have one shape");
-    gelu(gate) * up
+    Tensor::from_dispatch(<Dispatch as GatedOps>::geglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// [`swiglu`] and [`geglu`] as a backend provides them.
+#[backend_extension(Flex, Autodiff)]
+pub trait GatedOps: Backend {
+    /// `silu(gate) * up`.
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::swiglu::<Self>(gate, up)
+    }
+
+    /// The gradients of `gate` and `up` in [`GatedOps::swiglu`].
+    fn swiglu_gradients(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::swiglu_gradients::<Self>(gate, up, gradient)
+    }
+
+    /// `gelu(gate) * up`.
+    fn geglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::geglu::<Self>(gate, up)
+    }
+
+    /// The gradients of `gate` and `up` in [`GatedOps::geglu`].
+    fn geglu_gradients(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::geglu_gradients::<Self>(gate, up, gradient)
+    }
+}
+
+/// The default bodies that an override falls back to.
+mod portable {
+    use super::activation::portable as activation;
+    use super::*;
+
+    pub(super) fn swiglu<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_mul(activation::silu::<B>(gate), up)
+    }
+
+    pub(super) fn swiglu_gradients<B: Backend>(
+        gate: FloatTensor<B>,
+        up: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let of_up = B::float_mul(gradient.clone(), activation::silu::<B>(gate.clone()));
+        let of_gate = activation::silu_gradient::<B>(gate, B::float_mul(gradient, up));
+        (of_gate, of_up)
+    }
+
+    pub(super) fn geglu<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_mul(activation::gelu_tanh::<B>(gate), up)
+    }
+
+    pub(super) fn geglu_gradients<B: Backend>(
+        gate: FloatTensor<B>,
+        up: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let of_up = B::float_mul(gradient.clone(), activation::gelu_tanh::<B>(gate.clone()));
+        let of_gate = activation::gelu_tanh_gradient::<B>(gate, B::float_mul(gradient, up));
+        (of_gate, of_up)
+    }
+}
+
+impl GatedOps for Flex {
+    fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&gate, &up]) {
+            return portable::swiglu::<Self>(gate, up);
+        }
+        apply::<Silu>(gate, up)
+    }
+
+    fn swiglu_gradients(gate: FlexTensor, up: FlexTensor, gradient: FlexTensor) -> (FlexTensor, FlexTensor) {
+        if !all_f32(&[&gate, &up, &gradient]) {
+            return portable::swiglu_gradients::<Self>(gate, up, gradient);
+        }
+        differentiate::<Silu>(gate, up, gradient)
+    }
+
+    fn geglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        if !all_f32(&[&gate, &up]) {
+            return portable::geglu::<Self>(gate, up);
+        }
+        apply::<Gelu>(gate, up)
+    }
+
+    fn geglu_gradients(gate: FlexTensor, up: FlexTensor, gradient: FlexTensor) -> (FlexTensor, FlexTensor) {
+        if !all_f32(&[&gate, &up, &gradient]) {
+            return portable::geglu_gradients::<Self>(gate, up, gradient);
+        }
+        differentiate::<Gelu>(gate, up, gradient)
+    }
+}
+
+fn apply<A: Gated>(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    let shape = gate.shape();
+    let (gate, up) = (contiguous(gate), contiguous(up));
+    let (gate, up) = (buffer::values(&gate), buffer::values(&up));
+    // SAFETY: the kernel writes every element.
+    #[expect(unsafe_code, reason = "skips zeroing")]
+    let values = unsafe {
+        buffer::written(gate.len(), |values| {
+            for_each_block(values, ELEMENT_BLOCK, |index, y| {
+                let block = index * ELEMENT_BLOCK..index * ELEMENT_BLOCK + y.len();
+                vector::run(Values::<A> {
+                    gate: &gate[block.clone()],
+                    up: &up[block],
+                    y,
+                    activation: PhantomData,
+                });
+            });
+        })
+    };
+    buffer::tensor(values, shape)
+}
+
+/// The gradients of `gate`, in its own place where nobody else holds it, and of `up`, in that of the result's.
+fn differentiate<A: Gated>(gate: FlexTensor, up: FlexTensor, gradient: FlexTensor) -> (FlexTensor, FlexTensor) {
+    let (up, mut gradient) = (contiguous(up), contiguous(gradient));
+    let up = buffer::values(&up);
+    let second = (gradient.storage_mut::<f32>(), ELEMENT_BLOCK);
+    let gate = rewrite_pair(gate, ELEMENT_BLOCK, second, |index, gate, gradient| {
+        let up = &up[index * ELEMENT_BLOCK..][..gate.len()];
+        vector::run(Derivatives::<A> {
+            gate,
+            up,
+            gradient,
+            activation: PhantomData,
+        });
+    });
+    (gate, gradient)
+}
+
+struct Values<'a, A> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    y: &'a mut [MaybeUninit<f32>],
+    activation: PhantomData<A>,
+}
+
+impl<A: Gated> Kernel for Values<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for ((y, &gate), &up) in self.y.iter_mut().zip(self.gate).zip(self.up) {
+            y.write(gate / (1.0 + exp::<FUSED>(-A::argument::<FUSED>(gate))) * up);
+        }
+    }
+}
+
+/// Puts the gradients of `gate` and `up` in the places of `gate` and of the result's gradient `g`:
+/// `g up (s + gate s (1 - s) t'(gate))` and `g gate s`, with the activation `gate s`.
+struct Derivatives<'a, A> {
+    gate: &'a mut [f32],
+    up: &'a [f32],
+    gradient: &'a mut [f32],
+    activation: PhantomData<A>,
+}
+
+impl<A: Gated> Kernel for Derivatives<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for ((gate, gradient), &up) in self.gate.iter_mut().zip(self.gradient).zip(self.up) {
+            let (x, g) = (*gate, *gradient);
+            let s = 1.0 / (1.0 + exp::<FUSED>(-A::argument::<FUSED>(x)));
+            let curved = (x * A::slope::<FUSED>(x)) * (s * (1.0 - s));
+            *gate = (g * up) * (s + curved);
+            *gradient = g * (x * s);
+        }
+    }
+}
+
+impl<B: GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let parents = [gate.node(), up.node()];
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        let output = B::swiglu(gate.clone(), up.clone());
+        match SwigluBackward.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((gate, up), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+
+    fn geglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let parents = [gate.node(), up.node()];
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        let output = B::geglu(gate.clone(), up.clone());
+        match GegluBackward.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((gate, up), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+}
+
+/// Registers the gradients of those of `gate` and `up` that are tracked.
+fn register<B: Backend>(
+    parents: [Option<NodeId>; 2],
+    (gate, up): (FloatTensor<B>, FloatTensor<B>),
+    gradients: &mut Gradients,
+) {
+    for (parent, gradient) in parents.into_iter().zip([gate, up]) {
+        if let Some(parent) = parent {
+            gradients.register::<B>(parent, gradient);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl<B: GatedOps> Backward<B, 2> for SwigluBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(parents, B::swiglu_gradients(gate, up, gradient), gradients);
+    }
+}
+
+#[derive(Debug)]
+struct GegluBackward;
+
+impl<B: GatedOps> Backward<B, 2> for GegluBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(parents, B::geglu_gradients(gate, up, gradient), gradients);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{DType, Device, FloatDType};
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::testing::{check_gradients, numbers};
+    use crate::testing::{assert_close, check_gradients, numbers, random, strided, values, with_threads};
 
     fn check(operation: fn(Tensor<2>, Tensor<2>) -> Tensor<2>, activation: fn(f64) -> f64) {
         check_gradients(
-            [numbers(1, 12), numbers(2, 12)],
-            |[gate, up]| operation(gate.reshape([3, 4]), up.reshape([3, 4])).reshape([12]),
+            [numbers(1, 63), numbers(2, 63)],
+            |[gate, up]| operation(gate.reshape([3, 21]), up.reshape([3, 21])).reshape([63]),
             |[gate, up]| gate.iter().zip(up).map(|(gate, up)| activation(*gate) * up).collect(),
         );
     }
@@ -52,5 +309,87 @@ mod tests {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
         });
+    }
+
+    /// Both operations with their gradients, by the CPU's bodies.
+    fn fused(gate: &FlexTensor, up: &FlexTensor, gradient: &FlexTensor) -> [FlexTensor; 6] {
+        let [gate, up, gradient] = [gate, up, gradient].map(|tensor| move || tensor.clone());
+        let swiglu = Flex::swiglu_gradients(gate(), up(), gradient());
+        let geglu = Flex::geglu_gradients(gate(), up(), gradient());
+        [
+            Flex::swiglu(gate(), up()),
+            swiglu.0,
+            swiglu.1,
+            Flex::geglu(gate(), up()),
+            geglu.0,
+            geglu.1,
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn fused_is_portable(rows in 0..40_usize, width in 0..40_usize, plain: [bool; 3]) {
+            let stored = |tensor: FlexTensor, plain: bool| if plain { tensor } else { strided(&tensor) };
+            let gate = stored(random(1, [rows, width]), plain[0]);
+            let up = stored(random(2, [rows, width]), plain[1]);
+            let gradient = stored(random(3, [rows, width]), plain[2]);
+            let fused = fused(&gate, &up, &gradient);
+            let [gate, up, gradient] = [gate, up, gradient].map(|tensor| move || tensor.clone());
+            let swiglu = portable::swiglu_gradients::<Flex>(gate(), up(), gradient());
+            let geglu = portable::geglu_gradients::<Flex>(gate(), up(), gradient());
+            let portable = [
+                portable::swiglu::<Flex>(gate(), up()),
+                swiglu.0,
+                swiglu.1,
+                portable::geglu::<Flex>(gate(), up()),
+                geglu.0,
+                geglu.1,
+            ];
+            for (fused, portable) in fused.iter().zip(&portable) {
+                assert_close(fused, portable, 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn neither_threads_nor_other_rows_change_anything() {
+        let [gate, up, gradient] = [1, 2, 3].map(|seed| random(seed, [501, 101]));
+        let run = |from: usize, rows: usize| {
+            let [gate, up, gradient] = [&gate, &up, &gradient].map(|tensor| tensor.narrow(0, from, rows));
+            fused(&gate, &up, &gradient).map(|tensor| values(&tensor))
+        };
+        let expected = with_threads(1, || run(0, 501));
+        for threads in 2..=4 {
+            assert_eq!(with_threads(threads, || run(0, 501)), expected, "{threads} threads");
+        }
+        for (alone, batch) in run(170, 1).into_iter().zip(expected) {
+            assert_eq!(alone, batch[170 * 101..171 * 101]);
+        }
+    }
+
+    #[test]
+    fn other_types_take_the_portable_body() {
+        let device = Device::flex();
+        let tensor = |value: f32| Tensor::<2>::from_floats([[value]], &device).cast(FloatDType::F64);
+        let y = swiglu(tensor(1.0), tensor(3.0));
+        assert_eq!(y.dtype(), DType::F64);
+        assert!((y.into_scalar::<f64>() - 3.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-15);
+        assert_eq!(geglu(tensor(0.0), tensor(3.0)).dtype(), DType::F64);
+    }
+
+    #[test]
+    fn only_tracked_inputs_get_gradients() {
+        let device = Device::flex().autodiff();
+        for (operation, tracked) in [swiglu, geglu]
+            .into_iter()
+            .flat_map(|by| (1..4).map(move |bits| (by, bits)))
+        {
+            let track = |bit: usize| tracked & (1 << bit) != 0;
+            let gate = Tensor::<2>::ones([2, 4], &device).set_require_grad(track(0));
+            let up = Tensor::<2>::ones([2, 4], &device).set_require_grad(track(1));
+            let gradients = operation(gate.clone(), up.clone()).sum().backward();
+            assert_eq!(gate.grad(&gradients).is_some(), track(0));
+            assert_eq!(up.grad(&gradients).is_some(), track(1));
+        }
     }
 }

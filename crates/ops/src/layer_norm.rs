@@ -13,6 +13,7 @@ use burn::tensor::{Shape, Tensor};
 
 use crate::cpu::buffer::{self, all_f32, contiguous, for_each_block, for_each_block_triple};
 use crate::cpu::vector::{self, Kernel, multiply_add, sum};
+use crate::norm::moments;
 
 /// `(x - mean) / sqrt(variance + epsilon) * (1 + scale) + shift`, each token normalised over its width.
 ///
@@ -198,15 +199,6 @@ impl LayerNormOps for Flex {
     }
 }
 
-/// The mean of a row and `1 / sqrt(variance + epsilon)`.
-#[inline(always)]
-fn moments<const FUSED: bool>(row: &[f32], epsilon: f32) -> (f32, f32) {
-    let width = row.len() as f32;
-    let mean = sum([row], |[x]| x) / width;
-    let variance = sum([row], |[x]| (x - mean) * (x - mean)) / width;
-    (mean, 1.0 / (variance + epsilon).sqrt())
-}
-
 /// One sample.
 struct Forward<'a> {
     x: &'a [f32],
@@ -223,7 +215,7 @@ impl Kernel for Forward<'_> {
     fn run<const FUSED: bool>(self) {
         let width = self.scale.len();
         for (x, y) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width)) {
-            let (mean, inverse_std) = moments::<FUSED>(x, self.epsilon);
+            let (mean, inverse_std) = moments::<true>(x, self.epsilon);
             for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(self.scale).zip(self.shift) {
                 let normalized = (x - mean) * inverse_std;
                 y.write(multiply_add::<FUSED>(normalized, 1.0 + scale, shift));
@@ -249,7 +241,7 @@ impl Kernel for Backwards<'_> {
     fn run<const FUSED: bool>(self) {
         let width = self.scale.len();
         for (x, gradient) in self.x.chunks_exact(width).zip(self.gradient.chunks_exact_mut(width)) {
-            let (mean, inverse_std) = moments::<FUSED>(x, self.epsilon);
+            let (mean, inverse_std) = moments::<true>(x, self.epsilon);
             let normalized = |x: f32| (x - mean) * inverse_std;
             for (((&x, &gradient), shift_gradient), scale_gradient) in x
                 .iter()
