@@ -50,7 +50,7 @@ pub use linear::{LinearOps, linear};
 pub use mapped::MappedFile;
 pub use memory::Memory;
 pub use norm::{NormOps, layer_norm, rms_norm};
-pub use packed::{PackedLinearOps, PackedWeight, Precision, packed_linear};
+pub use packed::{PackedLinearOps, PackedWeight, Precision, packed_linear, packed_linears};
 pub use residual::{ResidualOps, gated_residual};
 pub use rotary::{RotaryOps, Rotation, rotary};
 pub use rows::{RowOps, put_rows};

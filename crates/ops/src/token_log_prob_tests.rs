@@ -107,7 +107,7 @@ fn neither_threads_nor_other_rows_change_anything() {
     }
 }
 
-/// Logits of thousands, one that is no number, and one that is infinite.
+/// Logits of thousands, and some or all that are no numbers.
 #[test]
 fn extreme_logits_are_what_they_should_be() {
     let head = FlexTensor::from_data(TensorData::new(vec![5000.0_f32, 0.0, -5000.0, 4999.0], [4, 1]));
@@ -120,4 +120,15 @@ fn extreme_logits_are_what_they_should_be() {
         "{log_prob:?}"
     );
     assert!(values(&found.1)[0].is_finite() && values(&found.1)[1].is_nan());
+    for place in [0, 1, 700, 999] {
+        let mut head = numbers(5, 1000);
+        head[place] = f32::NAN;
+        let head = FlexTensor::from_data(TensorData::new(head, [1000, 1]));
+        let hidden = FlexTensor::from_data(TensorData::new(vec![1.0_f32], [1, 1]));
+        let found = Flex::token_log_prob(hidden, head, Arc::from([3]), 1.0);
+        assert!(
+            values(&found.0)[0].is_nan() && values(&found.1)[0].is_nan(),
+            "a NaN at {place} is lost"
+        );
+    }
 }

@@ -98,7 +98,6 @@ pub trait TreeAttentionOps: Backend {
     /// With `P = softmax(s q k^T)`, the gradient `g` of `P v` and `D = P * (g v^T - r)`, `r` the sum of each row of
     /// `P * g v^T`, which is that of `g * P v`: they are `s D k`, `s D^T q` and `P^T g`, those of keys and values summed
     /// over all who see them.
-    #[expect(clippy::too_many_arguments, reason = "what the forward pass had and left")]
     fn tree_attention_gradients(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

@@ -456,9 +456,9 @@ impl Block {
                 None => x,
             }
         };
-        let q = turn(self.query.forward(normed.clone(), noise(0)), &self.query_norm);
-        let k = turn(self.key.forward(normed.clone(), noise(1)), &self.key_norm);
-        let v = self.value.forward(normed, noise(2));
+        let projections = [(&self.query, noise(0)), (&self.key, noise(1)), (&self.value, noise(2))];
+        let [q, k, v] = Projection::forward_all(projections, normed);
+        let (q, k) = (turn(q, &self.query_norm), turn(k, &self.key_norm));
         let heads = Heads {
             queries: config.heads,
             keys: config.key_value_heads,
@@ -469,11 +469,15 @@ impl Block {
         let x = x + self.output.forward(attend(q, k, v, heads), noise(3));
 
         let normed = self.feed_forward_norm.forward(x.clone(), config);
-        let up = self.up.forward(normed.clone(), noise(4));
-        let inner = match (config.feed_forward, &self.gate) {
-            (FeedForward::Swiglu, Some(gate)) => ops::swiglu(gate.forward(normed, noise(5)), up),
-            (FeedForward::Geglu, Some(gate)) => ops::geglu(gate.forward(normed, noise(5)), up),
-            _ => ops::gelu(up),
+        let inner = match &self.gate {
+            None => ops::gelu(self.up.forward(normed, noise(4))),
+            Some(gate) => {
+                let [up, gate] = Projection::forward_all([(&self.up, noise(4)), (gate, noise(5))], normed);
+                match config.feed_forward {
+                    FeedForward::Geglu => ops::geglu(gate, up),
+                    FeedForward::Swiglu | FeedForward::Gelu => ops::swiglu(gate, up),
+                }
+            }
         };
         x + self.down.forward(inner, noise(6))
     }

@@ -26,6 +26,9 @@ const KEYS: usize = 256;
 /// Below so many queries, as in decoding, a product is not worth the packing of its keys.
 const FEW: usize = 4;
 
+/// Products from which the work is worth waking other threads.
+const PARALLEL: usize = 64 << 10;
+
 /// Rows of a matrix in which the heads' columns lie side by side.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
@@ -149,6 +152,13 @@ impl Attention<'_> {
         self.layout.spans().iter().map(Text::of).collect()
     }
 
+    /// Products of a query's number and a key's: a measure of the work.
+    fn products(&self) -> usize {
+        let spans = self.layout.spans().iter();
+        let pairs: usize = spans.map(|span| span.rows.len() * span.key_count()).sum();
+        pairs * self.heads.queries * self.heads.size
+    }
+
     /// The head of keys and values that a head of queries reads.
     fn key_head(&self, head: usize) -> usize {
         head / (self.heads.queries / self.heads.keys)
@@ -199,11 +209,14 @@ impl Attention<'_> {
             .iter()
             .flat_map(|text| heads.clone().flat_map(|head| self.blocks(text, head)))
             .collect();
-        let sums: Vec<Vec<f32>> = blocks
-            .par_iter()
-            .with_max_len(1)
-            .map_init(Scratch::default, |scratch, block| self.attend(block, &output, scratch))
-            .collect();
+        let attend = |scratch: &mut Scratch, block: &Block<'_>| self.attend(block, &output, scratch);
+        let sums: Vec<Vec<f32>> = if self.products() < PARALLEL {
+            let mut scratch = Scratch::default();
+            blocks.iter().map(|block| attend(&mut scratch, block)).collect()
+        } else {
+            let blocks = blocks.par_iter().with_max_len(1);
+            blocks.map_init(Scratch::default, attend).collect()
+        };
         let queries = self.layout.queries();
         let mut log_sums = vec![0.0; self.heads.queries * queries];
         for (block, sums) in blocks.iter().zip(sums) {
@@ -233,17 +246,9 @@ impl Attention<'_> {
         sums.resize(count, 0.0);
         for keys in self.key_blocks(block) {
             let stride = keys.len().next_multiple_of(LANES);
-            let k = block.text.gather(self.k, keys.clone(), key_head, size, keys_scratch);
-            let v = block.text.gather(self.v, keys.clone(), key_head, size, values_scratch);
             self.visible(block, &keys, visible);
             scores.resize(count * stride, 0.0);
-            if count < FEW {
-                vector::run(Dots { q, k, scores, stride });
-            } else {
-                let scores = MatrixMut::written(scores, [count, keys.len()], stride);
-                multiply(scores, false, q, k.transposed(), Threads::One);
-            }
-            vector::run(OnlineSoftmax {
+            let softmax = OnlineSoftmax {
                 scores,
                 stride,
                 scale: self.heads.scale as f32,
@@ -252,16 +257,42 @@ impl Attention<'_> {
                 sums,
                 found,
                 size,
-            });
+            };
             if count < FEW {
-                vector::run(Mix {
-                    probabilities: scores,
-                    stride,
-                    visible,
-                    v,
-                    found,
-                });
+                // Each key is met by so few queries that it is read where it is.
+                let rows = || block.text.rows(keys.clone());
+                let k = |rows| self.k.head(rows, key_head, size);
+                let v = |rows| self.v.head(rows, key_head, size);
+                let mut start = 0;
+                for k in rows().map(k) {
+                    vector::run(Dots {
+                        q,
+                        k,
+                        scores: softmax.scores,
+                        stride,
+                        start,
+                    });
+                    start += k.rows();
+                }
+                let (scores, found) = vector::run(softmax);
+                start = 0;
+                for v in rows().map(v) {
+                    vector::run(Mix {
+                        probabilities: scores,
+                        stride,
+                        visible,
+                        v,
+                        start,
+                        found,
+                    });
+                    start += v.rows();
+                }
             } else {
+                let k = block.text.gather(self.k, keys.clone(), key_head, size, keys_scratch);
+                let v = block.text.gather(self.v, keys.clone(), key_head, size, values_scratch);
+                let to = MatrixMut::written(softmax.scores, [count, keys.len()], stride);
+                multiply(to, false, q, k.transposed(), Threads::One);
+                let (scores, found) = vector::run(softmax);
                 let probabilities = Matrix::new(scores, [count, keys.len()], [stride, 1]);
                 let found = MatrixMut::written(found, [count, size], size);
                 multiply(found, true, probabilities, v, Threads::One);
@@ -433,12 +464,13 @@ impl Kernel for Dot<'_> {
     }
 }
 
-/// The products of few queries with keys.
+/// The products of few queries with keys, of which the first is number `start` of its block.
 struct Dots<'a> {
     q: Matrix<'a>,
     k: Matrix<'a>,
     scores: &'a mut [f32],
     stride: usize,
+    start: usize,
 }
 
 impl Kernel for Dots<'_> {
@@ -448,7 +480,7 @@ impl Kernel for Dots<'_> {
     fn run<const FUSED: bool>(self) {
         for (row, scores) in self.scores.chunks_exact_mut(self.stride).enumerate() {
             let q = self.q.row(row);
-            for (key, score) in scores[..self.k.rows()].iter_mut().enumerate() {
+            for (key, score) in scores[self.start..][..self.k.rows()].iter_mut().enumerate() {
                 *score = dot::<FUSED>(q, self.k.row(key));
             }
         }
@@ -461,6 +493,8 @@ struct Mix<'a> {
     stride: usize,
     visible: &'a [Range<usize>],
     v: Matrix<'a>,
+    /// The number of the first value in its block.
+    start: usize,
     found: &'a mut [f32],
 }
 
@@ -472,9 +506,10 @@ impl Kernel for Mix<'_> {
         let found = self.found.chunks_exact_mut(self.v.columns());
         let rows = self.probabilities.chunks_exact(self.stride).zip(self.visible);
         for (found, (probabilities, visible)) in found.zip(rows) {
-            for key in visible.clone() {
+            let inside = |key: usize| key.clamp(self.start, self.start + self.v.rows());
+            for key in inside(visible.start)..inside(visible.end) {
                 let probability = probabilities[key];
-                for (found, &value) in found.iter_mut().zip(self.v.row(key)) {
+                for (found, &value) in found.iter_mut().zip(self.v.row(key - self.start)) {
                     *found = multiply_add::<FUSED>(probability, value, *found);
                 }
             }
@@ -495,11 +530,12 @@ struct OnlineSoftmax<'a> {
     size: usize,
 }
 
-impl Kernel for OnlineSoftmax<'_> {
-    type Output = ();
+impl<'a> Kernel for OnlineSoftmax<'a> {
+    /// The exponentials, and what was found.
+    type Output = (&'a mut [f32], &'a mut [f32]);
 
     #[inline(always)]
-    fn run<const FUSED: bool>(self) {
+    fn run<const FUSED: bool>(self) -> Self::Output {
         for (row, scores) in self.scores.chunks_exact_mut(self.stride).enumerate() {
             let visible = self.visible[row].clone();
             if visible.is_empty() {
@@ -533,6 +569,7 @@ impl Kernel for OnlineSoftmax<'_> {
                 }
             }
         }
+        (self.scores, self.found)
     }
 }
 

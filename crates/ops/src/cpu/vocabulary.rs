@@ -52,12 +52,7 @@ impl Summary {
     /// Of both parts of a vocabulary.
     #[inline(always)]
     fn join<const FUSED: bool>(self, other: Self) -> Self {
-        // A NaN must show, so it counts as the larger.
-        let maximum = if other.maximum <= self.maximum {
-            self.maximum
-        } else {
-            other.maximum
-        };
+        let maximum = self.maximum.max(other.maximum);
         let moved = |part: Self| {
             if part.sum == 0.0 {
                 return (0.0, 0.0);
@@ -248,18 +243,16 @@ impl Kernel for Summarize<'_> {
             for chunk in logits.as_chunks_mut::<LANES>().0 {
                 for (largest, logit) in largest.iter_mut().zip(chunk) {
                     *logit *= self.scale;
-                    // A NaN stays once it is there.
-                    *largest = if *logit <= *largest { *largest } else { *logit };
+                    *largest = if *logit > *largest { *logit } else { *largest };
                 }
             }
-            let maximum = largest
-                .into_iter()
-                .fold(f32::NEG_INFINITY, |a, b| if b <= a { a } else { b });
+            let maximum = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
             let (mut sums, mut weighted) = ([0.0; LANES], [0.0; LANES]);
             for chunk in logits.as_chunks::<LANES>().0 {
                 for (lane, &logit) in chunk.iter().enumerate() {
-                    // Minus infinity times 0 is no number.
-                    let below = (logit - maximum).max(-200.0);
+                    // Minus infinity times 0 is no number. A comparison leaves a NaN where it is.
+                    let below = logit - maximum;
+                    let below = if below < -200.0 { -200.0 } else { below };
                     let exponential = exp::<FUSED>(below);
                     sums[lane] += exponential;
                     weighted[lane] = multiply_add::<FUSED>(exponential, below, weighted[lane]);

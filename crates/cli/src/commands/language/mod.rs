@@ -82,7 +82,7 @@ pub struct WeightsArgument {
 enum Weights {
     /// Single precision: exact.
     F32,
-    /// Half of that; each weight is within 2^-9 of itself.
+    /// Half of that; each weight is within 2^-8 of itself.
     Bf16,
     /// A quarter; each weight is within 1/253 of the largest of 32.
     Int8,
