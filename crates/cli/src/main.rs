@@ -1,6 +1,7 @@
 //! The program `posterior`: arguments in, the library crates called, words and files out.
 
 mod commands;
+mod device;
 mod input;
 mod output;
 mod plot;
@@ -9,6 +10,7 @@ mod spectrum_file;
 
 use clap::{Parser, Subcommand};
 
+use device::DeviceName;
 use output::{Context, Format};
 
 #[global_allocator]
@@ -42,6 +44,9 @@ struct Global {
     /// Threads to compute with; results do not depend on it [default: all cores].
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Where networks compute: cpu, cuda, or cuda:N, the NVIDIA card of that number (in a build with CUDA).
+    #[arg(long, global = true, value_name = "DEVICE", default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +76,7 @@ fn main() -> std::process::ExitCode {
         verbose,
         seed,
         threads,
+        device,
     } = cli.global;
     let threads = threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK);
@@ -78,15 +84,18 @@ fn main() -> std::process::ExitCode {
         eprintln!("threads cannot be started: {error}; fewer may do, with --threads");
         return std::process::ExitCode::FAILURE;
     }
-    let context = Context {
-        format,
-        quiet,
-        verbose,
-        seed,
-    };
     // The command runs on one of the threads that compute: from outside, each of its thousands of small operations would
     // have to wake them and be woken by them.
-    let result = rayon::scope(|_| run(cli.command, &context));
+    let result = rayon::scope(|_| {
+        let context = Context {
+            format,
+            quiet,
+            verbose,
+            seed,
+            device: device.open()?,
+        };
+        run(cli.command, &context)
+    });
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(report) => {

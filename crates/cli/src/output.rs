@@ -15,7 +15,7 @@ pub enum Format {
 }
 
 /// How this run talks to whoever started it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Context {
     /// What standard output carries.
     pub format: Format,
@@ -25,14 +25,11 @@ pub struct Context {
     pub verbose: u8,
     /// The seed, if one was given.
     pub seed: Option<u64>,
+    /// Where tensors live.
+    pub device: burn::tensor::Device,
 }
 
 impl Context {
-    /// Where tensors live: this machine's processor.
-    pub fn device(&self) -> burn::tensor::Device {
-        burn::tensor::Device::flex()
-    }
-
     /// Writes the command's result: `document` as JSON, or the text that `text` makes of it.
     ///
     /// A reader that closed the pipe (`posterior … | head`) is not an error.

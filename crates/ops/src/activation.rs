@@ -35,7 +35,7 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// [`gelu`] and [`silu`] as a backend provides them.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait ActivationOps: Backend {
     /// GELU by its tanh approximation.
     fn gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -129,7 +129,7 @@ pub fn adamw<const D: usize>(
 }
 
 /// [`adamw`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait AdamwOps: Backend {
     /// One AdamW step.
     fn adamw(

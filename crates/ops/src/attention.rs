@@ -40,7 +40,7 @@ pub fn self_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
 }
 
 /// [`self_attention`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait AttentionOps: Backend {
     /// Softmax attention over packed queries, keys and values.
     fn self_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {

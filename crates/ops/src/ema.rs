@@ -31,7 +31,7 @@ pub fn ema<const D: usize>(average: Tensor<D>, parameter: Tensor<D>, decay: f64)
 }
 
 /// [`ema`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait EmaOps: Backend {
     /// `average + (1 - decay) (parameter - average)`.
     fn ema(average: FloatTensor<Self>, parameter: FloatTensor<Self>, decay: f64) -> FloatTensor<Self> {

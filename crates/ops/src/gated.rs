@@ -43,7 +43,7 @@ pub fn geglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 }
 
 /// [`swiglu`] and [`geglu`] as a backend provides them.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait GatedOps: Backend {
     /// `silu(gate) * up`.
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -50,7 +50,7 @@ pub fn layer_norm_modulated(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, ep
 }
 
 /// [`layer_norm_modulated`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait LayerNormOps: Backend {
     /// Normalises, scales and shifts.
     fn layer_norm_modulated(

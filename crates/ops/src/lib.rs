@@ -18,6 +18,8 @@ mod activation;
 mod adamw;
 mod attention;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cube;
 mod dropout;
 mod ema;
 mod forest;

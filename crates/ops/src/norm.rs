@@ -80,7 +80,7 @@ pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64
 ///
 /// In the gradients, `n` is the normalised row before weight and bias, `std` what it was divided by, `g` the gradient
 /// of the result and `h = g weight`.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait NormOps: Backend {
     /// Divides by the root mean square and scales.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {

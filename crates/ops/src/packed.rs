@@ -95,7 +95,7 @@ impl PackedWeight {
                     for input in inputs {
                         for (largest, number) in largest.iter_mut().zip(row(panel, input)) {
                             // A NaN stays once it is there.
-                            if !largest.is_nan() && !(number.abs() <= *largest) {
+                            if number.is_nan() || number.abs() > *largest {
                                 *largest = number.abs();
                             }
                         }
@@ -305,7 +305,7 @@ pub fn packed_linears<const N: usize>(x: Tensor<2>, weights: [&Arc<PackedWeight>
 }
 
 /// [`packed_linears`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait PackedLinearOps: Backend {
     /// `x W` for each weight, side by side.
     fn packed_linears(x: FloatTensor<Self>, weights: Vec<Arc<PackedWeight>>) -> FloatTensor<Self> {

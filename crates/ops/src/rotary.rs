@@ -70,7 +70,7 @@ pub fn rotary(x: Tensor<2>, rotation: &Rotation) -> Tensor<2> {
 }
 
 /// [`rotary`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait RotaryOps: Backend {
     /// The rotation, in place when nobody else holds `x`.
     fn rotary(x: FloatTensor<Self>, cosine: FloatTensor<Self>, sine: FloatTensor<Self>) -> FloatTensor<Self> {

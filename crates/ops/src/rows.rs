@@ -40,7 +40,7 @@ pub fn put_rows(buffer: Tensor<2>, rows: &[usize], values: Tensor<2>) -> Tensor<
 }
 
 /// [`put_rows`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait RowOps: Backend {
     /// Replaces rows.
     fn put_rows(buffer: FloatTensor<Self>, rows: Vec<usize>, values: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -20,7 +20,7 @@ pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> f64 {
 }
 
 /// [`sum_of_squares`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait SumOfSquaresOps: Backend {
     /// `sum of x_i^2` as a tensor of one element, of the type of `x` or wider.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {

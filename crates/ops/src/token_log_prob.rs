@@ -71,7 +71,7 @@ pub fn token_log_prob(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[u32]>, t
 }
 
 /// [`token_log_prob`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait TokenLogProbOps: Backend {
     /// Log-probabilities, entropies, and whether the target is the likeliest.
     fn token_log_prob(

@@ -69,7 +69,7 @@ pub fn tree_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &Arc<Lay
 }
 
 /// [`tree_attention`] as a backend provides it.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait TreeAttentionOps: Backend {
     /// Softmax attention over the keys that the layout gives.
     fn tree_attention(

@@ -194,9 +194,10 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     }
     config.check().into_diagnostic()?;
     let environment = Environment::of_process();
-    let device = context.device();
-    let mut training =
-        with_watch(context, |watch| Sft::new(config.clone(), &environment, watch, &device)).into_diagnostic()?;
+    let begun = with_watch(context, |watch| {
+        Sft::new(config.clone(), &environment, watch, &context.device)
+    });
+    let mut training = begun.into_diagnostic()?;
     let run = open_run(out, *resume, &config, MAY_CHANGE, context)?;
     for note in training.notes() {
         context.say(note);

@@ -114,7 +114,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
                 &test,
                 epochs,
                 config.seed,
-                &context.device(),
+                &context.device,
             )
             .into_diagnostic()?,
         )

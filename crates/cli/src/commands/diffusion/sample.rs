@@ -146,7 +146,7 @@ pub fn draw(model: &Model, plan: &exact::sampler::Plan, wish: Wish, context: &Co
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
-    let model = Model::open(&arguments.run, &context.device()).into_diagnostic()?;
+    let model = Model::open(&arguments.run, &context.device).into_diagnostic()?;
     let (name, plan) = arguments.plan.plan(&model, context)?;
     let classes = model
         .classes(&arguments.classes, arguments.first, arguments.count)

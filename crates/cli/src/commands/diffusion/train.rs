@@ -239,7 +239,7 @@ pub fn execute(
         keep: config.keep,
         best: None,
     };
-    let mut training = Training::new(config.clone(), &context.device()).into_diagnostic()?;
+    let mut training = Training::new(config.clone(), &context.device).into_diagnostic()?;
     let settings = Settings {
         steps: training.steps(),
         ..settings

@@ -29,7 +29,7 @@ pub struct Trained {
 impl Trained {
     /// Reads the run's model, settings and data.
     pub fn open(run: &Path, context: &Context) -> miette::Result<Self> {
-        let model = Model::open(run, &context.device()).into_diagnostic()?;
+        let model = Model::open(run, &context.device).into_diagnostic()?;
         let config: TrainConfig = Run::read_config(run)
             .into_diagnostic()
             .wrap_err("the run's settings are needed, to read its data")?;

@@ -37,8 +37,9 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let choice = arguments.choice.choice()?;
+    let precision = arguments.weights.precision(context)?;
     let model = arguments.model.open(context)?;
-    let (decoder, tokenizer) = (arguments.weights.pack(model.decoder), &model.tokenizer);
+    let (decoder, tokenizer) = (model.decoder.packed(precision), &model.tokenizer);
     let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
     // An error now, rather than after the first line.
     tokenizer.chat_template(None, false).into_diagnostic()?;

@@ -77,6 +77,7 @@ struct Line<'a> {
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let choice = arguments.choice.choice()?;
     let prompts = prompts(arguments)?;
+    let precision = arguments.weights.precision(context)?;
     let model = arguments.model.open(context)?;
     let tokenizer = &model.tokenizer;
     let encoder = RowEncoder::new(tokenizer).into_diagnostic()?;
@@ -116,7 +117,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     .counting("token");
     progress.start(0, total);
     let mut done = 0;
-    let decoder = arguments.weights.pack(model.decoder);
+    let decoder = model.decoder.packed(precision);
     let texts = generate(&decoder, &tokens, &request, &mut |text, token| {
         done += 1;
         progress.step(done, &Metrics::new());

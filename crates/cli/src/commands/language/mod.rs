@@ -8,9 +8,9 @@ pub mod score;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use clap::ValueEnum;
-use miette::IntoDiagnostic as _;
-use nn::decoder::{Decoder, PackedDecoder};
+use miette::{IntoDiagnostic as _, miette};
 use nn::hub::{Environment, Watch};
 use ops::Precision;
 use preference::generate::Choice;
@@ -61,7 +61,7 @@ pub fn with_watch<T>(context: &Context, work: impl FnOnce(&mut Watch<'_>) -> T) 
 /// Opens the model of this name, and says what is worth knowing about it.
 pub fn open(name: &str, context: &Context) -> miette::Result<LanguageModel> {
     let environment = Environment::of_process();
-    let open = |watch: &mut Watch<'_>| LanguageModel::open(name, &environment, watch, &context.device());
+    let open = |watch: &mut Watch<'_>| LanguageModel::open(name, &environment, watch, &context.device);
     let model = with_watch(context, open).into_diagnostic()?;
     for warning in &model.warnings {
         context.say(format_args!("warning: {warning}"));
@@ -72,7 +72,8 @@ pub fn open(name: &str, context: &Context) -> miette::Result<LanguageModel> {
 /// How a model that is only used holds its weights.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct WeightsArgument {
-    /// How the weights are held: less takes less memory and less time a token, and changes the texts a little.
+    /// How the weights are held: less takes less memory and less time a token, and changes the texts a little. On the
+    /// CPU only.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = Weights::F32)]
     weights: Weights,
 }
@@ -89,13 +90,20 @@ enum Weights {
 }
 
 impl WeightsArgument {
-    /// The network, fit for decoding.
-    pub fn pack(self, decoder: Decoder) -> PackedDecoder {
-        decoder.packed(match self.weights {
+    /// The precision that a decoder is packed in, if it can be on the run's device.
+    pub fn precision(self, context: &Context) -> miette::Result<Precision> {
+        let precision = match self.weights {
             Weights::F32 => Precision::Single,
             Weights::Bf16 => Precision::Bfloat16,
             Weights::Int8 => Precision::EightBit,
-        })
+        };
+        if precision != Precision::Single && context.device != Device::flex() {
+            return Err(miette!(
+                help = "leave --weights out, or use --device cpu",
+                "--weights bf16 and int8 are for the CPU"
+            ));
+        }
+        Ok(precision)
     }
 }
 
@@ -188,5 +196,24 @@ mod tests {
         }
         let none = Line::parse_from(["test"]).choice;
         assert_eq!(none.settled("anything"), 8);
+    }
+
+    /// Naming a card does not open it.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_card_holds_weights_as_they_are() {
+        let context = Context {
+            format: crate::output::Format::Text,
+            quiet: true,
+            verbose: 0,
+            seed: None,
+            device: Device::cuda(0),
+        };
+        let precision = |weights| WeightsArgument { weights }.precision(&context);
+        assert_eq!(precision(Weights::F32).unwrap(), Precision::Single);
+        for weights in [Weights::Bf16, Weights::Int8] {
+            let message = precision(weights).unwrap_err().to_string();
+            assert!(message.contains("for the CPU"), "{message}");
+        }
     }
 }
