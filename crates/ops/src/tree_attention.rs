@@ -105,12 +105,11 @@ pub trait TreeAttentionOps: Backend {
         output: FloatTensor<Self>,
         log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        layout: Arc<Layout>,
-        heads: Heads,
+        attended: (Arc<Layout>, Heads),
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         // Dense probabilities are worked out anew as they were.
         let _ = (output, log_sums);
-        portable::gradients::<Self>(q, k, v, gradient, &layout, heads)
+        portable::gradients::<Self>(q, k, v, gradient, &attended.0, attended.1)
     }
 }
 
@@ -149,8 +148,7 @@ impl TreeAttentionOps for Flex {
         output: FlexTensor,
         sums: FlexTensor,
         gradient: FlexTensor,
-        layout: Arc<Layout>,
-        heads: Heads,
+        (layout, heads): (Arc<Layout>, Heads),
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         if !all_f32(&[&q, &k, &v, &gradient]) {
             return portable::gradients::<Self>(q, k, v, gradient, &layout, heads);
@@ -369,7 +367,7 @@ impl<B: TreeAttentionOps> Backward<B, 3> for TreeAttentionBackward {
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
         let ([q, k, v, output, sums], layout, heads) = ops.state;
-        let (q, k, v) = B::tree_attention_gradients(q, k, v, output, sums, gradient, layout, heads);
+        let (q, k, v) = B::tree_attention_gradients(q, k, v, output, sums, gradient, (layout, heads));
         for (parent, gradient) in ops.parents.into_iter().zip([q, k, v]) {
             if let Some(parent) = parent {
                 gradients.register::<B>(parent.id, gradient);

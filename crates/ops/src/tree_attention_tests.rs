@@ -183,7 +183,7 @@ proptest! {
         assert_close(&fused.1, &expected.1, 1e-5);
         let (fused, expected) = (
             Flex::tree_attention_gradients(
-                q.clone(), k.clone(), v.clone(), fused.0, fused.1, gradient.clone(), layout.clone(), heads,
+                q.clone(), k.clone(), v.clone(), fused.0, fused.1, gradient.clone(), (layout.clone(), heads),
             ),
             portable::gradients::<Flex>(q, k, v, gradient, &layout, heads),
         );
@@ -210,7 +210,7 @@ fn the_number_of_threads_changes_nothing() {
         let (q, k, v) = (tensor(1, 12), tensor(2, 6), tensor(3, 6));
         let passed = Flex::tree_attention_with_sums(q.clone(), k.clone(), v.clone(), layout.clone(), HEADS);
         let (output, gradient) = (values(&passed.0), tensor(4, 12));
-        let (q, k, v) = Flex::tree_attention_gradients(q, k, v, passed.0, passed.1, gradient, layout.clone(), HEADS);
+        let (q, k, v) = Flex::tree_attention_gradients(q, k, v, passed.0, passed.1, gradient, (layout.clone(), HEADS));
         [output, values(&q), values(&k), values(&v)]
     };
     let expected = with_threads(1, run);

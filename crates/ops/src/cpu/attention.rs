@@ -507,8 +507,8 @@ impl Kernel for Mix<'_> {
         let rows = self.probabilities.chunks_exact(self.stride).zip(self.visible);
         for (found, (probabilities, visible)) in found.zip(rows) {
             let inside = |key: usize| key.clamp(self.start, self.start + self.v.rows());
-            for key in inside(visible.start)..inside(visible.end) {
-                let probability = probabilities[key];
+            let keys = inside(visible.start)..inside(visible.end);
+            for (&probability, key) in probabilities[keys.clone()].iter().zip(keys) {
                 for (found, &value) in found.iter_mut().zip(self.v.row(key - self.start)) {
                     *found = multiply_add::<FUSED>(probability, value, *found);
                 }
