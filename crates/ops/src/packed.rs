@@ -26,6 +26,10 @@ pub enum Precision {
     EightBit,
 }
 
+/// Added and taken away again, this rounds a small number to a whole one, ties to even, without a call into the library:
+/// 1.5 * 2^23.
+const TO_WHOLE: f32 = 12_582_912.0;
+
 /// A weight of a network that is only used, not trained, laid out for products with few rows.
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
@@ -109,8 +113,8 @@ impl PackedWeight {
                     std::array::from_fn(|lane| {
                         let scale = widened(scales[lane]);
                         let steps = if scale == 0.0 { 0.0 } else { numbers[lane] / scale };
-                        // Saturating; what is no number is so by its scale.
-                        steps.round_ties_even().clamp(-127.0, 127.0) as i8
+                        // What is no number is so by its scale.
+                        (steps.clamp(-127.0, 127.0) + TO_WHOLE - TO_WHOLE) as i8
                     })
                 });
                 Numbers::EightBit { values, scales }
