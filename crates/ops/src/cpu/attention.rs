@@ -7,13 +7,16 @@
 //! Keys are cut into blocks by their number in the text, wherever its parts lie, so a query's result does not depend on
 //! how a cache scattered its text, nor on whether a response hangs under a prompt or follows it in one sequence.
 
+mod kernels;
+
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use self::kernels::{Dot, Dots, Mix, OnlineSoftmax, ScoreGradients};
 use super::product::{Interleaved, Matrix, MatrixMut, Threads, multiply};
-use super::vector::{self, Kernel, LANES, dot, exp, multiply_add, sum_lanes};
+use super::vector::{self, LANES};
 use crate::forest::{Layout, QuerySpan};
 use crate::tree_attention::Heads;
 
@@ -451,160 +454,4 @@ fn add_heads(values: &[f32], shared: usize, size: usize) -> Vec<f32> {
             }
         });
     sums
-}
-
-struct Dot<'a>(&'a [f32], &'a [f32]);
-
-impl Kernel for Dot<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) -> f32 {
-        dot::<FUSED>(self.0, self.1)
-    }
-}
-
-/// The products of few queries with keys, of which the first is number `start` of its block.
-struct Dots<'a> {
-    q: Matrix<'a>,
-    k: Matrix<'a>,
-    scores: &'a mut [f32],
-    stride: usize,
-    start: usize,
-}
-
-impl Kernel for Dots<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) {
-        for (row, scores) in self.scores.chunks_exact_mut(self.stride).enumerate() {
-            let q = self.q.row(row);
-            for (key, score) in scores[self.start..][..self.k.rows()].iter_mut().enumerate() {
-                *score = dot::<FUSED>(q, self.k.row(key));
-            }
-        }
-    }
-}
-
-/// Adds the values times their probabilities for few queries.
-struct Mix<'a> {
-    probabilities: &'a [f32],
-    stride: usize,
-    visible: &'a [Range<usize>],
-    v: Matrix<'a>,
-    /// The number of the first value in its block.
-    start: usize,
-    found: &'a mut [f32],
-}
-
-impl Kernel for Mix<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) {
-        let found = self.found.chunks_exact_mut(self.v.columns());
-        let rows = self.probabilities.chunks_exact(self.stride).zip(self.visible);
-        for (found, (probabilities, visible)) in found.zip(rows) {
-            let inside = |key: usize| key.clamp(self.start, self.start + self.v.rows());
-            let keys = inside(visible.start)..inside(visible.end);
-            for (&probability, key) in probabilities[keys.clone()].iter().zip(keys) {
-                for (found, &value) in found.iter_mut().zip(self.v.row(key - self.start)) {
-                    *found = multiply_add::<FUSED>(probability, value, *found);
-                }
-            }
-        }
-    }
-}
-
-/// From scores to exponentials over the largest one so far, in place, and what was found so far brought to the same
-/// scale. What a query does not see becomes 0.
-struct OnlineSoftmax<'a> {
-    scores: &'a mut [f32],
-    stride: usize,
-    scale: f32,
-    visible: &'a [Range<usize>],
-    maxima: &'a mut [f32],
-    sums: &'a mut [f32],
-    found: &'a mut [f32],
-    size: usize,
-}
-
-impl<'a> Kernel for OnlineSoftmax<'a> {
-    /// The exponentials, and what was found.
-    type Output = (&'a mut [f32], &'a mut [f32]);
-
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) -> Self::Output {
-        for (row, scores) in self.scores.chunks_exact_mut(self.stride).enumerate() {
-            let visible = self.visible[row].clone();
-            if visible.is_empty() {
-                scores.fill(0.0);
-                continue;
-            }
-            scores[..visible.start].fill(f32::NEG_INFINITY);
-            scores[visible.end..].fill(f32::NEG_INFINITY);
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            for chunk in scores.as_chunks_mut::<LANES>().0 {
-                for (largest, score) in lanes.iter_mut().zip(chunk) {
-                    *score *= self.scale;
-                    *largest = if *score > *largest { *score } else { *largest };
-                }
-            }
-            let before = self.maxima[row];
-            let maximum = lanes.into_iter().fold(before, f32::max);
-            let mut lanes = [0.0; LANES];
-            for chunk in scores.as_chunks_mut::<LANES>().0 {
-                for (total, score) in lanes.iter_mut().zip(chunk) {
-                    *score = exp::<FUSED>(*score - maximum);
-                    *total += *score;
-                }
-            }
-            let factor = exp::<FUSED>(before - maximum);
-            self.maxima[row] = maximum;
-            self.sums[row] = self.sums[row] * factor + sum_lanes(lanes);
-            if factor != 1.0 {
-                for found in &mut self.found[row * self.size..(row + 1) * self.size] {
-                    *found *= factor;
-                }
-            }
-        }
-        (self.scores, self.found)
-    }
-}
-
-/// From scores to probabilities, and from the probabilities' gradients to those of the products of queries and keys, both
-/// in place.
-struct ScoreGradients<'a> {
-    scores: &'a mut [f32],
-    gradients: &'a mut [f32],
-    stride: usize,
-    scale: f32,
-    visible: &'a [Range<usize>],
-    log_sums: &'a [f32],
-    /// The sum of each query's output times its gradient.
-    along: &'a [f32],
-}
-
-impl Kernel for ScoreGradients<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) {
-        let rows = self.scores.chunks_exact_mut(self.stride);
-        let rows = rows.zip(self.gradients.chunks_exact_mut(self.stride));
-        for (row, (scores, gradients)) in rows.enumerate() {
-            let (visible, log_sum, along) = (self.visible[row].clone(), self.log_sums[row], self.along[row]);
-            for hidden in [0..visible.start, visible.end..self.stride] {
-                scores[hidden.clone()].fill(0.0);
-                gradients[hidden].fill(0.0);
-            }
-            let pairs = scores[visible.clone()].iter_mut().zip(&mut gradients[visible]);
-            for (score, gradient) in pairs {
-                let probability = exp::<FUSED>(*score * self.scale - log_sum);
-                *gradient = probability * (*gradient - along) * self.scale;
-                *score = probability;
-            }
-        }
-    }
 }
