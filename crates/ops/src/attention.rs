@@ -11,7 +11,8 @@ use burn::tensor::{Shape, Slice, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::buffer::{self, all_f32, contiguous};
-use crate::cpu::product::{Interleaved, Matrix, MatrixMut, Threads, multiply};
+use crate::cpu::matrix::{Interleaved, Matrix, MatrixMut};
+use crate::cpu::product::{Threads, multiply};
 use crate::cpu::vector::{self, Kernel, LANES, exp, sum, sum_lanes};
 
 /// Queries whose scores are worked on at a time: bounds the scratch memory of a task.

@@ -11,7 +11,8 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Shape, Tensor};
 
 use crate::cpu::buffer::{self, all_f32, contiguous, for_each_block};
-use crate::cpu::product::{Matrix, MatrixMut, Threads, multiply};
+use crate::cpu::matrix::{Matrix, MatrixMut};
+use crate::cpu::product::{Threads, multiply};
 use crate::cpu::vector::{self, Kernel};
 
 /// Rows whose bias gradients are summed up before they join the rest, on any number of threads.

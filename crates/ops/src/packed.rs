@@ -10,8 +10,9 @@ use burn::tensor::{Device, Shape, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::cpu::buffer::{self, all_f32, contiguous};
+use crate::cpu::matrix::{Interleaved, Matrix};
 use crate::cpu::panel::{self, Panel, SCALED, widened};
-use crate::cpu::product::Interleaved;
+use crate::cpu::tile::Line;
 use crate::cpu::vector::LANES;
 
 /// How the numbers of a [`PackedWeight`] are held.
@@ -41,7 +42,7 @@ pub struct PackedWeight {
 /// Panels of [`LANES`] outputs, one after another, each input after input; the last one is filled up with zeros.
 #[derive(Clone, Debug)]
 enum Numbers {
-    Single(Vec<[f32; LANES]>),
+    Single(Vec<Line>),
     Bfloat16(Vec<[u16; LANES]>),
     EightBit {
         values: Vec<[i8; LANES]>,
@@ -88,7 +89,7 @@ impl PackedWeight {
         };
         let panels = outputs.div_ceil(LANES);
         let numbers = match precision {
-            Precision::Single => Numbers::Single(in_panels(panels, inputs, row)),
+            Precision::Single => Numbers::Single(in_panels(panels, inputs, |panel, input| Line(row(panel, input)))),
             Precision::Bfloat16 => {
                 Numbers::Bfloat16(in_panels(panels, inputs, |panel, input| row(panel, input).map(rounded)))
             }
@@ -184,7 +185,7 @@ impl PackedWeight {
         let (panel, lane) = (output / LANES, output % LANES);
         let row = panel * self.inputs + input;
         match &self.numbers {
-            Numbers::Single(values) => values[row][lane],
+            Numbers::Single(values) => values[row].0[lane],
             Numbers::Bfloat16(values) => widened(values[row][lane]),
             Numbers::EightBit { values, scales } => {
                 let scale = scales[panel * self.scales() + input / SCALED][lane];
@@ -226,12 +227,8 @@ fn numbers(weight: Tensor<2>) -> Vec<f32> {
 }
 
 /// `rows` rows of each panel.
-fn in_panels<T: Copy + Default + Send>(
-    panels: usize,
-    rows: usize,
-    row: impl Fn(usize, usize) -> [T; LANES] + Sync,
-) -> Vec<[T; LANES]> {
-    let mut values = vec![[T::default(); LANES]; panels * rows];
+fn in_panels<T: Copy + Default + Send>(panels: usize, rows: usize, row: impl Fn(usize, usize) -> T + Sync) -> Vec<T> {
+    let mut values = vec![T::default(); panels * rows];
     values
         .par_chunks_mut(rows.max(1))
         .enumerate()
@@ -356,40 +353,30 @@ impl PackedLinearOps for Flex {
         let values = unsafe {
             buffer::written(rows * width, |y| {
                 let y = Interleaved::new(y);
-                let work = |scratch: &mut Scratch, task: usize| {
+                let work = |unpacked: &mut Vec<Line>, task: usize| {
                     let (block, group) = (task / groups, task % groups);
                     let rows = block * ROWS..rows.min((block + 1) * ROWS);
-                    let x = &x[rows.start * inputs..rows.end * inputs];
-                    scratch.sums.resize(rows.len(), [0.0; LANES]);
+                    let x = Matrix::new(&x[rows.start * inputs..], [rows.len(), inputs], [inputs, 1]);
                     for number in group * panels_of_task..all_panels.min((group + 1) * panels_of_task) {
                         let at = panels.partition_point(|&start| start <= number) - 1;
                         let (weight, panel) = (&weights[at], number - panels[at]);
-                        panel::multiply(x, inputs, weight.panel(panel), &mut scratch.sums, &mut scratch.unpacked);
                         let start = rows.start * width + columns[at] + panel * LANES;
                         let shape = [rows.len(), LANES.min(weight.outputs - panel * LANES)];
                         // SAFETY: this task alone has these columns of these rows.
-                        let mut y = y.matrix(start, shape, width);
-                        for (row, sums) in scratch.sums.iter().enumerate() {
-                            y.row(row).write_copy_of_slice(&sums[..shape[1]]);
-                        }
+                        let y = y.matrix(start, shape, width);
+                        panel::multiply(x, weight.panel(panel), y, unpacked);
                     }
                 };
                 let tasks = groups * blocks;
                 if tasks == 1 {
-                    work(&mut Scratch::default(), 0);
+                    work(&mut Vec::new(), 0);
                 } else {
-                    (0..tasks).into_par_iter().for_each_init(Scratch::default, work);
+                    (0..tasks).into_par_iter().for_each_init(Vec::new, work);
                 }
             })
         };
         buffer::tensor(values, Shape::new([rows, width]))
     }
-}
-
-#[derive(Default)]
-struct Scratch {
-    sums: Vec<[f32; LANES]>,
-    unpacked: Vec<[f32; LANES]>,
 }
 
 impl<B: PackedLinearOps, C: CheckpointStrategy> PackedLinearOps for Autodiff<B, C> {}

@@ -12,7 +12,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, Flex, TensorMe
 use burn::tensor::{Shape, Tensor};
 
 use crate::cpu::buffer::{self, all_f32, contiguous};
-use crate::cpu::product::Matrix;
+use crate::cpu::matrix::Matrix;
 use crate::cpu::vocabulary::{Summary, Vocabulary};
 
 /// What [`token_log_prob`] finds of each row; all `[rows]`.

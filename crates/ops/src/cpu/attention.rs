@@ -15,7 +15,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::kernels::{Dot, Dots, Mix, OnlineSoftmax, ScoreGradients};
-use super::product::{Interleaved, Matrix, MatrixMut, Threads, multiply};
+use super::matrix::{Interleaved, Matrix, MatrixMut};
+use super::product::{Threads, multiply};
 use super::vector::{self, LANES};
 use crate::forest::{Layout, QuerySpan};
 use crate::tree_attention::Heads;

@@ -6,8 +6,10 @@
 
 use std::ops::Range;
 
+use super::matrix::{Matrix, MatrixMut};
 use super::product::blocks;
-use super::vector::{self, Kernel, LANES, multiply_add};
+use super::tile::{self, Line, Packed, Tile, Whole, largest_group};
+use super::vector::{self, Kernel, LANES};
 
 /// Depths that share a scale.
 pub(crate) const SCALED: usize = 32;
@@ -18,33 +20,10 @@ const MANY: usize = 13;
 /// The numbers of a panel's `depth` rows of [`LANES`], as they are held.
 #[derive(Clone, Copy)]
 pub(crate) enum Panel<'a> {
-    Single(&'a [[f32; LANES]]),
+    Single(&'a [Line]),
     Bfloat16(&'a [[u16; LANES]]),
     /// With a scale for each [`SCALED`] depths.
     EightBit(&'a [[i8; LANES]], &'a [[u16; LANES]]),
-}
-
-/// Numbers that are unpacked as they are read.
-trait Numbers: Copy {
-    fn part(self, depths: Range<usize>) -> Self;
-
-    /// Those at a depth of the part.
-    fn at(&self, depth: usize) -> [f32; LANES];
-}
-
-#[derive(Clone, Copy)]
-struct Single<'a>(&'a [[f32; LANES]]);
-
-impl Numbers for Single<'_> {
-    #[inline(always)]
-    fn part(self, depths: Range<usize>) -> Self {
-        Self(&self.0[depths])
-    }
-
-    #[inline(always)]
-    fn at(&self, depth: usize) -> [f32; LANES] {
-        self.0[depth]
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -56,7 +35,7 @@ pub(crate) fn widened(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-impl Numbers for Bfloat16<'_> {
+impl tile::Panel for Bfloat16<'_> {
     #[inline(always)]
     fn part(self, depths: Range<usize>) -> Self {
         Self(&self.0[depths])
@@ -76,7 +55,7 @@ struct EightBit<'a> {
     offset: usize,
 }
 
-impl Numbers for EightBit<'_> {
+impl tile::Panel for EightBit<'_> {
     #[inline(always)]
     fn part(self, depths: Range<usize>) -> Self {
         Self {
@@ -97,143 +76,60 @@ impl Numbers for EightBit<'_> {
     }
 }
 
-/// Writes the products of all rows of `x`, each `depth` long, with the panel's columns to `to`, row after row.
-pub(crate) fn multiply(
-    x: &[f32],
-    depth: usize,
-    panel: Panel<'_>,
-    to: &mut [[f32; LANES]],
-    unpacked: &mut Vec<[f32; LANES]>,
-) {
+/// Writes the products of all rows of `x` with the panel's columns.
+pub(crate) fn multiply(x: Matrix<'_>, panel: Panel<'_>, to: MatrixMut<'_>, unpacked: &mut Vec<Line>) {
     match panel {
-        Panel::Single(values) => vector::run(Product {
-            x,
-            depth,
-            numbers: Single(values),
-            to,
-        }),
-        Panel::Bfloat16(values) if to.len() < MANY => vector::run(Product {
-            x,
-            depth,
-            numbers: Bfloat16(values),
-            to,
-        }),
-        Panel::EightBit(values, scales) if to.len() < MANY => {
-            let numbers = EightBit {
-                values,
-                scales,
-                offset: 0,
-            };
-            vector::run(Product { x, depth, numbers, to });
-        }
-        Panel::Bfloat16(values) => {
-            vector::run(Unpack {
-                numbers: Bfloat16(values),
-                depth,
-                to: unpacked,
-            });
-            vector::run(Product {
-                x,
-                depth,
-                numbers: Single(unpacked),
-                to,
-            });
-        }
+        Panel::Single(lines) => product(x, Packed(lines), to),
+        Panel::Bfloat16(values) => lower(x, Bfloat16(values), to, unpacked),
         Panel::EightBit(values, scales) => {
-            vector::run(Unpack {
-                numbers: EightBit {
-                    values,
-                    scales,
-                    offset: 0,
-                },
-                depth,
-                to: unpacked,
-            });
-            vector::run(Product {
-                x,
-                depth,
-                numbers: Single(unpacked),
-                to,
-            });
+            let offset = 0;
+            lower(x, EightBit { values, scales, offset }, to, unpacked);
         }
+    }
+}
+
+/// The same with numbers of less than single precision.
+fn lower(x: Matrix<'_>, numbers: impl tile::Panel, to: MatrixMut<'_>, unpacked: &mut Vec<Line>) {
+    if x.rows() < MANY {
+        product(x, numbers, to);
+    } else {
+        unpacked.resize(x.columns(), Line::default());
+        vector::run(Unpack { numbers, to: unpacked });
+        product(x, Packed(unpacked), to);
+    }
+}
+
+fn product(x: Matrix<'_>, panel: impl tile::Panel, mut to: MatrixMut<'_>) {
+    for depths in blocks(x.columns()) {
+        let add = depths.start > 0;
+        let to = to.reborrow();
+        // SAFETY: what is added to was written by the block before.
+        #[expect(unsafe_code, reason = "blocks of the depth one after another")]
+        let to = if add { unsafe { to.assume_written() } } else { to };
+        vector::run(Tile {
+            rows: Whole(x.part(0..x.rows(), depths.clone())),
+            depth: depths.len(),
+            panel: panel.part(depths),
+            to,
+            add,
+            group: largest_group(),
+        });
     }
 }
 
 /// A panel's numbers in single precision.
 struct Unpack<'a, N> {
     numbers: N,
-    depth: usize,
-    to: &'a mut Vec<[f32; LANES]>,
+    to: &'a mut [Line],
 }
 
-impl<N: Numbers> Kernel for Unpack<'_, N> {
+impl<N: tile::Panel> Kernel for Unpack<'_, N> {
     type Output = ();
 
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        self.to.resize(self.depth, [0.0; LANES]);
         for (depth, to) in self.to.iter_mut().enumerate() {
-            *to = self.numbers.at(depth);
-        }
-    }
-}
-
-struct Product<'a, N> {
-    x: &'a [f32],
-    depth: usize,
-    numbers: N,
-    to: &'a mut [[f32; LANES]],
-}
-
-/// The products of as many rows as there are indices, each with running sums in registers of its own: a loop over the
-/// rows would keep them in memory, and a function might stay a call and be compiled for the baseline.
-macro_rules! rows_times_panel {
-    ($product:ident, $x:ident, $numbers:ident, $depths:ident, $to:ident, $count:literal: $($index:literal)*) => {{
-        let rows: [&[f32]; $count] = [$(&$x[$index * $product.depth..][$depths.clone()]),*];
-        let mut sums = [[0.0_f32; LANES]; $count];
-        for depth in 0..$depths.len() {
-            let numbers = $numbers.at(depth);
-            $(
-                let factor = rows[$index][depth];
-                for (sum, &number) in sums[$index].iter_mut().zip(&numbers) {
-                    *sum = multiply_add::<FUSED>(factor, number, *sum);
-                }
-            )*
-        }
-        for (to, sums) in $to.iter_mut().zip(&sums) {
-            for (to, &sum) in to.iter_mut().zip(sums) {
-                *to = if $depths.start == 0 { sum } else { *to + sum };
-            }
-        }
-    }};
-}
-
-impl<N: Numbers> Kernel for Product<'_, N> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) {
-        for depths in blocks(self.depth) {
-            let numbers = self.numbers.part(depths.clone());
-            let (mut x, mut to) = (self.x, &mut *self.to);
-            while !to.is_empty() {
-                let count = match to.len() {
-                    1 => 1,
-                    2 | 3 => 2,
-                    // Eight are two fours.
-                    4 | 5 | 8 => 4,
-                    _ => 6,
-                };
-                let (now, later) = to.split_at_mut(count);
-                match count {
-                    1 => rows_times_panel!(self, x, numbers, depths, now, 1: 0),
-                    2 => rows_times_panel!(self, x, numbers, depths, now, 2: 0 1),
-                    4 => rows_times_panel!(self, x, numbers, depths, now, 4: 0 1 2 3),
-                    _ => rows_times_panel!(self, x, numbers, depths, now, 6: 0 1 2 3 4 5),
-                }
-                x = &x[count * self.depth..];
-                to = later;
-            }
+            to.0 = self.numbers.at(depth);
         }
     }
 }

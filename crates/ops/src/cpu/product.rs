@@ -1,40 +1,47 @@
 //! Matrix products whose every element depends on its row and its column alone.
 //!
-//! The `gemm` crate does the work. Its results are the same on any number of threads, but as it comes not for any
-//! number of rows: how it cuts the depth of a product into partial sums follows from the sizes, and so does the choice
-//! between its main kernel and several special ones. A sample would have other bits alone than in a batch. Two rules
-//! take that away:
+//! An element is `((start + s_1) + s_2) + ...`, `s_i` being the running sum over the i-th block of at most [`DEPTH`]
+//! products, one (fused, where the processor can) multiply-add after another: in every shape, on every number of threads,
+//! and with AVX2 as with AVX-512. So a sample has the same bits alone as in a batch, which libraries that choose their
+//! order by the shape do not give.
 //!
-//! - The depth is cut here, every [`DEPTH`] products, into calls that `gemm` does not cut any further.
-//! - Shapes for which `gemm` has special kernels are computed in [`small`], in the very order of its main kernel: one
-//!   (fused, where the processor can) multiply-add after another.
-//!
-//! So an element is `((start + s_1) + s_2) + ...`, `s_i` being the running sum over the i-th [`DEPTH`] products, in
-//! every shape, on every number of threads, and with AVX2 as with AVX-512.
+//! The right factor is packed into panels of [`LANES`] columns, read by all rows; rows of the left one are read where they
+//! lie, a few at a time, whose sums stay in registers ([`super::tile`]). Rows are worked on in blocks that fit the second
+//! cache, where each panel meets them; a panel streams through the first.
 
-use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::cell::Cell;
 use std::ops::Range;
 
-use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::vector::{self, Kernel, multiply_add};
+use super::matrix::{Matrix, MatrixMut};
+use super::tile::{Gathered, InRows, Line, Packed, Panel, Rows, Tile, Whole, group_size, largest_group, whole_groups};
+use super::vector::{self, Kernel, LANES, prefetch};
 
-/// Products that are summed up before they are added to an element: a depth that `gemm` never cuts.
-const DEPTH: usize = 512;
+/// Products that are summed up before they are added to an element.
+const DEPTH: usize = 1024;
 
-/// `gemm` has special kernels for vectors, for products of at most this many elements,
-const FEW_ELEMENTS: usize = 256;
+/// Columns of the right factor that are packed at a time: 8 MiB.
+const COLUMNS: usize = 2048;
 
-/// and for sums of at most this many products.
-const FEW_PRODUCTS: usize = 2;
+/// Rows of a task: with [`DEPTH`] products each 192 KiB. A multiple of every size of a group.
+const ROWS: usize = 48;
+
+/// Up to so many rows a right factor of whole rows is read where it lies: all rows are one group, so that packing would
+/// only copy.
+const FEW: usize = 6;
+
+/// Tasks that a product is cut into at least, if it has the columns.
+const TASKS: usize = 16;
 
 /// Multiplications from which a product is worth more than one thread.
 const PARALLEL: usize = 4 << 20;
 
-/// Rows and columns of one task in [`small`].
-const TILE: usize = 64;
+/// Panels that are packed together: a cut through as many is read a whole row after another.
+const PACKED: usize = 8;
+
+/// Rows ahead that are asked for while a cut through a matrix is copied: each lies on another page.
+const AHEAD: usize = 8;
 
 /// How many threads a product may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,445 +52,296 @@ pub(crate) enum Threads {
     All,
 }
 
-/// A matrix to read, at any strides.
-#[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Reads `values` with element (i, j) at `i row_stride + j column_stride`.
-    ///
-    /// # Panics
-    ///
-    /// When `values` ends before the last element.
-    pub(crate) fn new(values: &'a [f32], [rows, columns]: [usize; 2], [row_stride, column_stride]: [usize; 2]) -> Self {
-        assert!(
-            rows == 0 || columns == 0 || (rows - 1) * row_stride + (columns - 1) * column_stride < values.len(),
-            "a matrix must lie within its values"
-        );
-        Self {
-            values,
-            rows,
-            columns,
-            row_stride,
-            column_stride,
-        }
-    }
-
-    /// The values of a tensor of two axes whose strides are not negative, without a copy.
-    pub(crate) fn of(tensor: &'a FlexTensor) -> Self {
-        let layout = tensor.layout();
-        let (shape, strides) = (layout.shape(), layout.strides());
-        let strides = [strides[0].cast_unsigned(), strides[1].cast_unsigned()];
-        Self::new(
-            &tensor.storage::<f32>()[layout.start_offset()..],
-            [shape[0], shape[1]],
-            strides,
-        )
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub(crate) fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// Rows and columns exchanged.
-    pub(crate) fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
-    }
-
-    /// The rows and columns of these ranges.
-    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
-        let start = rows.start * self.row_stride + columns.start * self.column_stride;
-        let shape = [rows.len(), columns.len()];
-        Self::new(
-            self.values.get(start..).unwrap_or_default(),
-            shape,
-            [self.row_stride, self.column_stride],
-        )
-    }
-
-    /// A row whose elements lie side by side.
-    ///
-    /// # Panics
-    ///
-    /// When they do not.
-    #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
-        assert!(
-            self.column_stride == 1 || self.columns < 2,
-            "a row's elements must lie side by side"
-        );
-        &self.values[row * self.row_stride..][..self.columns]
-    }
-
-    #[inline(always)]
-    fn get(&self, row: usize, column: usize) -> f32 {
-        self.values[row * self.row_stride + column * self.column_stride]
-    }
-}
-
-/// A matrix to write, each element at its own place.
-pub(crate) struct MatrixMut<'a> {
-    start: *mut f32,
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-    /// Whether the elements hold values that can be added to.
-    written: bool,
-    values: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: it stands for an exclusive borrow of its elements.
-#[expect(unsafe_code, reason = "an exclusive borrow behind a pointer")]
-unsafe impl Send for MatrixMut<'_> {}
-// SAFETY: shared references give access to sizes alone.
-#[expect(unsafe_code, reason = "an exclusive borrow behind a pointer")]
-unsafe impl Sync for MatrixMut<'_> {}
-
-impl<'a> MatrixMut<'a> {
-    /// Rows of `columns` elements, `row_stride` apart, that hold nothing yet.
-    ///
-    /// # Panics
-    ///
-    /// When `values` ends before the last element or the rows overlap.
-    pub(crate) fn unwritten(values: &'a mut [MaybeUninit<f32>], shape: [usize; 2], row_stride: usize) -> Self {
-        check_bounds(shape, row_stride, values.len());
-        let (start, [rows, columns]) = (values.as_mut_ptr().cast(), shape);
-        Self {
-            start,
-            rows,
-            columns,
-            row_stride,
-            column_stride: 1,
-            written: false,
-            values: PhantomData,
-        }
-    }
-
-    /// As [`MatrixMut::unwritten`] over values that can be added to.
-    pub(crate) fn written(values: &'a mut [f32], shape: [usize; 2], row_stride: usize) -> Self {
-        // SAFETY: initialised values are possibly uninitialised ones, and nothing here takes their values away.
-        #[expect(unsafe_code, reason = "one constructor checks the bounds for both")]
-        let values = unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) };
-        Self {
-            written: true,
-            ..Self::unwritten(values, shape, row_stride)
-        }
-    }
-
-    /// The same matrix, whose elements can be added to.
-    ///
-    /// # Safety
-    ///
-    /// The elements must hold values.
-    #[expect(unsafe_code, reason = "what a task wrote in one step it adds to in the next")]
-    pub(crate) unsafe fn assume_written(self) -> Self {
-        Self { written: true, ..self }
-    }
-
-    /// A second view of the same elements.
-    ///
-    /// # Safety
-    ///
-    /// No element may be written through both at once.
-    #[expect(unsafe_code, reason = "tasks write disjoint parts of one matrix")]
-    unsafe fn alias(&self) -> Self {
-        Self {
-            values: PhantomData,
-            ..*self
-        }
-    }
-
-    /// A row whose elements lie side by side.
-    ///
-    /// # Panics
-    ///
-    /// When they do not, or there is no such row.
-    pub(crate) fn row(&mut self, row: usize) -> &mut [MaybeUninit<f32>] {
-        assert!(row < self.rows && self.column_stride == 1, "a row of the matrix");
-        // SAFETY: the constructor checked that rows lie within the values and do not overlap; the elements are this
-        // matrix's own while it is borrowed.
-        #[expect(unsafe_code, reason = "reads through the pointer")]
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(row * self.row_stride).cast(), self.columns)
-        }
-    }
-
-    /// As [`MatrixMut::row`], of elements that hold values.
-    ///
-    /// # Panics
-    ///
-    /// As [`MatrixMut::row`], or when they hold none.
-    pub(crate) fn written_row(&mut self, row: usize) -> &mut [f32] {
-        assert!(self.written, "only written values can be read");
-        // SAFETY: they hold values.
-        #[expect(unsafe_code, reason = "the elements were written")]
-        unsafe {
-            self.row(row).assume_init_mut()
-        }
-    }
-
-    fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
-    }
-
-    /// Stores `sum` at, or if `add` adds it to, element (i, j).
-    #[inline(always)]
-    fn put(&mut self, row: usize, column: usize, add: bool, sum: f32) {
-        assert!(row < self.rows && column < self.columns);
-        // SAFETY: the element is within the rows and columns that the constructor checked, and it is read only if it
-        // was written: [`multiply`] checks that before it asks for an addition.
-        #[expect(unsafe_code, reason = "writes through the pointer")]
-        unsafe {
-            let element = self.start.add(row * self.row_stride + column * self.column_stride);
-            *element = if add { *element + sum } else { sum };
-        }
-    }
-}
-
-/// Panics when rows of a matrix to be written overlap or end after `length` elements.
-fn check_bounds([rows, columns]: [usize; 2], row_stride: usize, length: usize) {
-    assert!(columns <= row_stride || rows <= 1, "rows must not overlap");
-    let fits = rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= length;
-    assert!(fits, "a matrix must lie within its values");
-}
-
-/// Memory whose rows several tasks write, each its own columns.
-pub(crate) struct Interleaved<'a> {
-    start: *mut f32,
-    length: usize,
-    /// Whether the elements hold values that can be added to.
-    written: bool,
-    values: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: it stands for an exclusive borrow, which only the unsafe `matrix` gives parts of.
-#[expect(unsafe_code, reason = "an exclusive borrow behind a pointer")]
-unsafe impl Sync for Interleaved<'_> {}
-
-impl<'a> Interleaved<'a> {
-    pub(crate) fn new(values: &'a mut [MaybeUninit<f32>]) -> Self {
-        Self {
-            start: values.as_mut_ptr().cast(),
-            length: values.len(),
-            written: false,
-            values: PhantomData,
-        }
-    }
-
-    /// As [`Interleaved::new`] over values that can be added to.
-    pub(crate) fn written(values: &'a mut [f32]) -> Self {
-        Self {
-            start: values.as_mut_ptr(),
-            length: values.len(),
-            written: true,
-            values: PhantomData,
-        }
-    }
-
-    /// Rows of `columns` elements, `row_stride` apart, from element `start` on.
-    ///
-    /// # Panics
-    ///
-    /// As [`MatrixMut::unwritten`].
-    ///
-    /// # Safety
-    ///
-    /// While it lives, no other matrix may have any of these elements.
-    #[expect(unsafe_code, reason = "tasks write side by side")]
-    pub(crate) unsafe fn matrix(&self, start: usize, [rows, columns]: [usize; 2], row_stride: usize) -> MatrixMut<'a> {
-        check_bounds([rows, columns], row_stride, self.length.saturating_sub(start));
-        let start = self.start.wrapping_add(start);
-        MatrixMut {
-            start,
-            rows,
-            columns,
-            row_stride,
-            column_stride: 1,
-            written: self.written,
-            values: PhantomData,
-        }
-    }
-}
-
 /// Writes `left right` to `destination`, or if `add` adds it to what is there.
 ///
 /// # Panics
 ///
 /// When the shapes do not fit, or `add` meets a destination that holds nothing.
 pub(crate) fn multiply(destination: MatrixMut<'_>, add: bool, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) {
-    let [rows, depth, columns] = [left.rows, left.columns, right.columns];
-    assert_eq!(depth, right.rows, "the factors of a product must fit");
+    multiply_in_groups(destination, add, left, right, threads, largest_group());
+}
+
+/// [`multiply`] with groups of at most `group` rows.
+fn multiply_in_groups(
+    destination: MatrixMut<'_>,
+    add: bool,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    threads: Threads,
+    group: usize,
+) {
+    let [rows, depth, columns] = [left.rows(), left.columns(), right.columns()];
+    assert_eq!(depth, right.rows(), "the factors of a product must fit");
     assert_eq!(
-        [destination.rows, destination.columns],
+        destination.shape(),
         [rows, columns],
         "a product must fit its destination"
     );
-    assert!(!add || destination.written, "only written values can be added to");
-
+    assert!(!add || destination.is_written(), "only written values can be added to");
     let threads = if rows * columns * depth < PARALLEL {
         Threads::One
     } else {
         threads
     };
-    if rows < 2 || columns < 2 || rows * columns <= FEW_ELEMENTS || depth <= FEW_PRODUCTS {
-        small(destination, add, left, right, threads);
-    } else {
-        for (index, block) in blocks(depth).enumerate() {
-            let (left, right) = (left.part(0..rows, block.clone()), right.part(block, 0..columns));
-            main_kernel(&destination, add || index > 0, left, right, threads);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let mut packed = SPARE.take();
+    for start in (0..columns).step_by(COLUMNS) {
+        let columns = start..columns.min(start + COLUMNS);
+        for (index, depths) in blocks(depth).enumerate() {
+            // SAFETY: the borrow ends before the next; blocks of the depth after the first add to what the first wrote.
+            #[expect(unsafe_code, reason = "blocks are written one after another")]
+            let to = unsafe {
+                let to = destination.part(0..rows, columns.clone());
+                if index > 0 { to.assume_written() } else { to }
+            };
+            let block = Block {
+                to,
+                add: add || index > 0,
+                left: left.part(0..rows, depths.clone()),
+                right: right.part(depths, columns.clone()),
+                group,
+                threads,
+            };
+            block.multiply(&mut packed);
         }
     }
+    SPARE.set(packed);
 }
 
-/// The blocks in which a sum over `depth` products is taken: at most [`DEPTH`] long, and equal but for one, so that
-/// none is so short that `gemm` treats it specially.
+thread_local! {
+    /// Memory for panels that the next product of this thread finds again. Taken while in use: a thread that waits for
+    /// others may start another product meanwhile.
+    static SPARE: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+
+    /// The same for gathered rows.
+    static GATHERED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// The blocks in which a sum over `depth` products is taken: at most [`DEPTH`] long, and equal but for one.
 pub(crate) fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
     let count = depth.div_ceil(DEPTH).max(1);
     (0..count).map(move |index| index * depth / count..(index + 1) * depth / count)
 }
 
-/// One block of the depth in the main kernel of `gemm`.
-fn main_kernel(destination: &MatrixMut<'_>, add: bool, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) {
-    let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
-        Threads::All => gemm::Parallelism::Rayon(0),
-    };
-    // SAFETY: the constructors of the matrices checked that their elements lie within exclusively (destination) and
-    // shared (factors) borrowed values, `multiply` that the shapes fit and that an addition meets written values.
-    // Matrices come from slices, whose lengths fit an `isize`.
-    #[expect(unsafe_code, reason = "gemm takes pointers")]
-    unsafe {
-        gemm::gemm(
-            left.rows,
-            right.columns,
-            left.columns,
-            destination.start,
-            destination.column_stride.cast_signed(),
-            destination.row_stride.cast_signed(),
-            add,
-            left.values.as_ptr(),
-            left.column_stride.cast_signed(),
-            left.row_stride.cast_signed(),
-            right.values.as_ptr(),
-            right.column_stride.cast_signed(),
-            right.row_stride.cast_signed(),
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-/// Products of odd shapes: vectors, few elements, little depth.
-fn small(destination: MatrixMut<'_>, add: bool, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) {
-    // Vector lanes run along columns, so there should be some.
-    if right.columns < TILE && right.columns < left.rows {
-        let (destination, left, right) = (destination.transposed(), right.transposed(), left.transposed());
-        return small(destination, add, left, right, threads);
-    }
-    let row_tiles = left.rows.div_ceil(TILE);
-    let tiles = row_tiles * right.columns.div_ceil(TILE);
-    let tile = |index: usize| {
-        let start = |position: usize| position * TILE;
-        let [row, column] = [start(index % row_tiles), start(index / row_tiles)];
-        // SAFETY: the tiles of different indices have no element in common.
-        #[expect(unsafe_code, reason = "tasks write disjoint parts of one matrix")]
-        let destination = unsafe { destination.alias() };
-        small_tile(
-            destination,
-            add,
-            left,
-            right,
-            [row..left.rows.min(row + TILE), column..right.columns.min(column + TILE)],
-        );
-    };
+/// Calls `work` for each of `count` tasks.
+fn for_each(count: usize, threads: Threads, work: impl Fn(usize) + Send + Sync) {
     match threads {
-        Threads::One => (0..tiles).for_each(tile),
-        Threads::All => (0..tiles).into_par_iter().for_each(tile),
+        Threads::One => (0..count).for_each(work),
+        Threads::All => (0..count).into_par_iter().with_max_len(1).for_each(work),
     }
 }
 
-/// The elements in these ranges of rows and columns, at most [`TILE`] each.
-fn small_tile(
-    mut destination: MatrixMut<'_>,
+/// A part of a product: one block of the depth, and columns that are packed together.
+struct Block<'a> {
+    to: MatrixMut<'a>,
     add: bool,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    [rows, columns]: [Range<usize>; 2],
-) {
-    let mut packed = Vec::new();
-    for (index, block) in blocks(left.columns).enumerate() {
-        let right = right.part(block.clone(), columns.clone());
-        let direct = right.column_stride == 1 && columns.len() == TILE;
-        let (right, stride) = if direct {
-            (right.values, right.row_stride)
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    group: usize,
+    threads: Threads,
+}
+
+impl<'a> Block<'a> {
+    fn multiply(&self, packed: &mut Vec<Line>) {
+        let columns = self.right.columns();
+        let panels = columns.div_ceil(LANES);
+        // A panel that is not whole is packed in any case.
+        let in_place = if self.left.rows() <= FEW && self.right.has_whole_rows() {
+            columns / LANES
         } else {
-            packed.clear();
-            packed.resize(block.len() * TILE, 0.0);
-            for (depth, row) in packed.chunks_exact_mut(TILE).enumerate() {
-                for (column, value) in row[..columns.len()].iter_mut().enumerate() {
-                    *value = right.get(depth, column);
-                }
-            }
-            (packed.as_slice(), TILE)
+            0
         };
-        for row in rows.clone() {
-            let left = left.part(row..row + 1, block.clone());
-            let sums = vector::run(RowTimesTile { left, right, stride });
-            for (sum, column) in sums.into_iter().zip(columns.clone()) {
-                destination.put(row, column, add || index > 0, sum);
+        self.pack(in_place..panels, packed);
+
+        let row_tasks = self.left.rows().div_ceil(ROWS);
+        let column_tasks = TASKS.div_ceil(row_tasks).min(panels);
+        for_each(row_tasks * column_tasks, self.threads, |task| {
+            let (row, column) = (task % row_tasks * ROWS, task / row_tasks);
+            let rows = row..self.left.rows().min(row + ROWS);
+            let panels = column * panels / column_tasks..(column + 1) * panels / column_tasks;
+            if self.left.has_whole_rows() {
+                let left = Whole(self.left.part(rows.clone(), 0..self.left.columns()));
+                self.rows(rows, panels, left, in_place, packed);
+            } else {
+                let mut values = GATHERED.take();
+                let depth = self.left.columns();
+                self.gather(rows.clone(), &mut values);
+                self.rows(rows, panels, Gathered { values: &values, depth }, in_place, packed);
+                GATHERED.set(values);
             }
+        });
+    }
+
+    /// Writes these rows of these panels.
+    fn rows(&self, rows: Range<usize>, panels: Range<usize>, left: impl Rows, in_place: usize, packed: &[Line]) {
+        let depth = self.left.columns();
+        for panel in panels {
+            let columns = panel * LANES..self.right.columns().min((panel + 1) * LANES);
+            // SAFETY: no other task has these rows and columns.
+            #[expect(unsafe_code, reason = "tasks write disjoint parts of one matrix")]
+            let to = unsafe { self.to.part(rows.clone(), columns.clone()) };
+            if panel < in_place {
+                let panel = InRows(self.right.part(0..depth, columns));
+                self.tile(to, left, panel);
+            } else {
+                let panel = panel - in_place;
+                self.tile(to, left, Packed(&packed[panel * depth..(panel + 1) * depth]));
+            }
+        }
+    }
+
+    fn tile(&self, to: MatrixMut<'_>, rows: impl Rows, panel: impl Panel) {
+        vector::run(Tile {
+            rows,
+            panel,
+            depth: self.left.columns(),
+            to,
+            add: self.add,
+            group: self.group,
+        });
+    }
+
+    /// Packs these panels of the right factor.
+    fn pack(&self, panels: Range<usize>, packed: &mut Vec<Line>) {
+        let depth = self.right.rows();
+        if packed.len() < panels.len() * depth {
+            packed.resize(panels.len() * depth, Line::default());
+        }
+        let pack = |(group, to): (usize, &mut [Line])| {
+            let start = (panels.start + group * PACKED) * LANES;
+            let columns = start..self.right.columns().min(start + PACKED * LANES);
+            let from = self.right.part(0..depth, columns);
+            vector::run(Pack { from, to });
+        };
+        let to = &mut packed[..panels.len() * depth];
+        let group = (PACKED * depth).max(1);
+        match self.threads {
+            Threads::One => to.chunks_mut(group).enumerate().for_each(pack),
+            Threads::All => to.par_chunks_mut(group).enumerate().for_each(pack),
+        }
+    }
+
+    /// Gathers these rows of a left factor whose rows are not whole.
+    fn gather(&self, rows: Range<usize>, to: &mut Vec<f32>) {
+        let depth = self.left.columns();
+        if to.len() < rows.len() * depth {
+            to.resize(rows.len() * depth, 0.0);
+        }
+        let from = self.left.part(rows, 0..depth).transposed();
+        match self.group {
+            12 => vector::run(Gather::<12> { from, to }),
+            _ => vector::run(Gather::<6> { from, to }),
         }
     }
 }
 
-/// A row of at most [`DEPTH`] values times [`TILE`] columns, each sum in order.
-struct RowTimesTile<'a> {
-    left: Matrix<'a>,
-    right: &'a [f32],
-    stride: usize,
+/// Copies columns in groups: those of the largest size, and then as [`group_size`] cuts the rest.
+struct Gather<'a, const LARGEST: usize> {
+    from: Matrix<'a>,
+    to: &'a mut [f32],
 }
 
-impl Kernel for RowTimesTile<'_> {
-    type Output = [f32; TILE];
+impl<const LARGEST: usize> Kernel for Gather<'_, LARGEST> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<const FUSED: bool>(self) -> [f32; TILE] {
-        let mut sums = [0.0; TILE];
-        for depth in 0..self.left.columns {
-            let factor = self.left.get(0, depth);
-            let start = depth * self.stride;
-            for (sum, &value) in sums.iter_mut().zip(&self.right[start..start + TILE]) {
-                *sum = multiply_add::<FUSED>(factor, value, *sum);
+    fn run<const FUSED: bool>(self) {
+        let (depth, count) = (self.from.rows(), self.from.columns());
+        let largest = whole_groups(count, LARGEST);
+        if self.from.has_whole_rows() {
+            for row in 0..depth {
+                let values = self.from.row(row);
+                prefetch(values.as_ptr().wrapping_add(AHEAD * self.from.row_stride()));
+                for (group, values) in values.as_chunks::<LARGEST>().0[..largest].iter().enumerate() {
+                    let to = &mut self.to[(group * depth + row) * LARGEST..];
+                    to[..LARGEST].copy_from_slice(values);
+                }
             }
         }
-        sums
+        let mut first = if self.from.has_whole_rows() {
+            largest * LARGEST
+        } else {
+            0
+        };
+        while first < count {
+            let size = group_size(count - first, LARGEST);
+            for (row, to) in self.to[first * depth..].chunks_exact_mut(size).take(depth).enumerate() {
+                for (column, to) in to.iter_mut().enumerate() {
+                    *to = self.from.get(row, first + column);
+                }
+            }
+            first += size;
+        }
+    }
+}
+
+/// Packs columns into panels of [`LANES`], the last one filled up with zeros.
+struct Pack<'a> {
+    from: Matrix<'a>,
+    to: &'a mut [Line],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let (depth, count) = (self.from.rows(), self.from.columns());
+        let (whole, rest) = (count / LANES, count % LANES);
+        let transposed = self.from.transposed();
+        if self.from.has_whole_rows() {
+            for row in 0..depth {
+                let values = self.from.row(row);
+                let (panels, _) = values.as_chunks::<LANES>();
+                for (panel, values) in panels.iter().enumerate() {
+                    prefetch(values.as_ptr().wrapping_add(AHEAD * self.from.row_stride()));
+                    self.to[panel * depth + row].0 = *values;
+                }
+            }
+        } else if transposed.has_whole_rows() {
+            for (panel, to) in self.to.chunks_exact_mut(depth).take(whole).enumerate() {
+                pack_transposed(transposed.part(panel * LANES..(panel + 1) * LANES, 0..depth), to);
+            }
+        } else {
+            for (panel, to) in self.to.chunks_exact_mut(depth).take(whole).enumerate() {
+                for (row, to) in to.iter_mut().enumerate() {
+                    for (column, to) in to.0.iter_mut().enumerate() {
+                        *to = self.from.get(row, panel * LANES + column);
+                    }
+                }
+            }
+        }
+        if rest > 0 {
+            for (row, to) in self.to[whole * depth..].iter_mut().enumerate() {
+                *to = Line::default();
+                for (column, to) in to.0[..rest].iter_mut().enumerate() {
+                    *to = self.from.get(row, whole * LANES + column);
+                }
+            }
+        }
+    }
+}
+
+/// A panel whose columns lie side by side, a square of [`LANES`] after another.
+#[inline(always)]
+fn pack_transposed(columns: Matrix<'_>, to: &mut [Line]) {
+    let (squares, rest) = to.as_chunks_mut::<LANES>();
+    let start = squares.len() * LANES;
+    for (index, square) in squares.iter_mut().enumerate() {
+        for column in 0..LANES {
+            let values = &columns.row(column)[index * LANES..(index + 1) * LANES];
+            prefetch(values.as_ptr().wrapping_add(AHEAD * LANES));
+            for (line, value) in square.iter_mut().zip(values) {
+                line.0[column] = *value;
+            }
+        }
+    }
+    for (row, to) in rest.iter_mut().enumerate() {
+        for (column, to) in to.0.iter_mut().enumerate() {
+            *to = columns.get(column, start + row);
+        }
     }
 }
 

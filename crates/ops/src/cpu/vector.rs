@@ -100,6 +100,22 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<true>()
 }
 
+/// Asks for what lies at `place` ahead of its use, where the processor takes such hints.
+#[inline(always)]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "hints are given through pointers")
+)]
+pub(crate) fn prefetch<T>(place: *const T) {
+    // SAFETY: a hint reads nothing; any address will do.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// `a b + c`, with one rounding where the processor can do that as fast as with two.
 #[inline(always)]
 pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {

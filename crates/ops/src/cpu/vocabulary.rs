@@ -8,7 +8,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::buffer::for_each_block;
-use super::product::{Interleaved, Matrix, MatrixMut, Threads, multiply};
+use super::matrix::{Interleaved, Matrix, MatrixMut};
+use super::product::{Threads, multiply};
 use super::vector::{self, Kernel, LANES, exp, multiply_add, sum_lanes};
 
 /// Tasks that the vocabulary is cut into: enough for many threads, and few enough for each to have a hidden gradient of

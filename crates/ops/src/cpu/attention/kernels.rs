@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::product::Matrix;
+use super::super::matrix::Matrix;
 use super::super::vector::{Kernel, LANES, dot, exp, multiply_add, sum_lanes};
 
 /// The sum of the products of two slices.
