@@ -57,7 +57,7 @@ pub use residual::{ResidualOps, gated_residual};
 pub use rotary::{RotaryOps, Rotation, rotary};
 pub use rows::{RowOps, put_rows};
 pub use sum_of_squares::sum_of_squares;
-pub use token_log_prob::{TokenLogProb, TokenLogProbOps, token_log_prob};
+pub use token_log_prob::{TokenLogProb, TokenLogProbOps, token_log_prob, token_log_prob_sum};
 pub use tree_attention::{Heads, TreeAttentionOps, tree_attention};
 
 /// The example in the README.

@@ -41,6 +41,66 @@ pub struct TokenLogProb {
 ///
 /// When the shapes do not fit, or a target lies outside the vocabulary.
 pub fn token_log_prob(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[u32]>, temperature: f64) -> TokenLogProb {
+    check(&hidden, &head, &targets);
+    let (log_prob, entropy, correct) = <Dispatch as TokenLogProbOps>::token_log_prob(
+        hidden.into_dispatch(),
+        head.into_dispatch(),
+        targets,
+        temperature,
+    );
+    TokenLogProb {
+        log_prob: Tensor::from_dispatch(log_prob),
+        entropy: Tensor::from_dispatch(entropy),
+        correct: Tensor::from_dispatch(correct),
+    }
+}
+
+/// `sum_i weights_i log_prob_i` of [`token_log_prob`], a scalar, and what that finds of each row.
+///
+/// Where a loss is such a sum, what each row contributes to the gradients is known as soon as its logits are: the
+/// forward pass works the gradients out while it has them, a quarter of the head's work less than working the logits out
+/// again. Only the sum is differentiable, by `hidden` and `head`.
+///
+/// # Shapes
+///
+/// - `weights`: `[rows]`
+/// - the others as for [`token_log_prob`]
+///
+/// # Panics
+///
+/// As [`token_log_prob`], or when there are not as many weights as rows.
+pub fn token_log_prob_sum(
+    hidden: Tensor<2>,
+    head: Tensor<2>,
+    targets: Arc<[u32]>,
+    weights: Arc<[f32]>,
+    temperature: f64,
+) -> (Tensor<1>, TokenLogProb) {
+    check(&hidden, &head, &targets);
+    let rows = targets.len();
+    assert_eq!(
+        weights.len(),
+        rows,
+        "token_log_prob_sum: {} weights for {rows} rows",
+        weights.len()
+    );
+    let (sum, log_prob, entropy, correct) = <Dispatch as TokenLogProbOps>::token_log_prob_sum(
+        hidden.into_dispatch(),
+        head.into_dispatch(),
+        targets,
+        weights,
+        temperature,
+    );
+    let rows = TokenLogProb {
+        log_prob: Tensor::from_dispatch(log_prob),
+        entropy: Tensor::from_dispatch(entropy),
+        correct: Tensor::from_dispatch(correct),
+    };
+    (Tensor::from_dispatch(sum), rows)
+}
+
+/// Panics when the arguments of [`token_log_prob`] do not fit.
+fn check(hidden: &Tensor<2>, head: &Tensor<2>, targets: &[u32]) {
     let [rows, width] = hidden.dims();
     let [vocabulary, head_width] = head.dims();
     assert_eq!(
@@ -57,17 +117,6 @@ pub fn token_log_prob(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[u32]>, t
         targets.iter().all(|&target| (target as usize) < vocabulary),
         "token_log_prob: every target is below {vocabulary}"
     );
-    let (log_prob, entropy, correct) = <Dispatch as TokenLogProbOps>::token_log_prob(
-        hidden.into_dispatch(),
-        head.into_dispatch(),
-        targets,
-        temperature,
-    );
-    TokenLogProb {
-        log_prob: Tensor::from_dispatch(log_prob),
-        entropy: Tensor::from_dispatch(entropy),
-        correct: Tensor::from_dispatch(correct),
-    }
 }
 
 /// [`token_log_prob`] as a backend provides it.
@@ -122,6 +171,48 @@ pub trait TokenLogProbOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::gradients::<Self>(hidden, head, log_sums, gradient, &targets, temperature, true)
     }
+
+    /// The sum of the log-probabilities times their weights, and what [`TokenLogProbOps::token_log_prob`] finds.
+    fn token_log_prob_sum(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        weights: Arc<[f32]>,
+        temperature: f64,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        let (log_prob, entropy, correct) = Self::token_log_prob(hidden, head, targets, temperature);
+        let sum = weighted_sum::<Self>(log_prob.clone(), &weights);
+        (sum, log_prob, entropy, correct)
+    }
+
+    /// What [`TokenLogProbOps::token_log_prob`] finds, and the gradients of `hidden` and, if `with_head`, of `head` by
+    /// the sum of the log-probabilities times their weights.
+    fn token_log_prob_with_gradients(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        weights: Arc<[f32]>,
+        temperature: f64,
+        with_head: bool,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        portable::with_gradients::<Self>(hidden, head, &targets, &weights, temperature, with_head)
+    }
+}
+
+fn weighted_sum<B: Backend>(log_prob: FloatTensor<B>, weights: &[f32]) -> FloatTensor<B> {
+    let weights = portable::like::<B>(&log_prob, weights);
+    B::float_sum(B::float_mul(log_prob, weights))
 }
 
 impl TokenLogProbOps for Flex {
@@ -141,16 +232,7 @@ impl TokenLogProbOps for Flex {
             targets: &targets,
             temperature,
         };
-        let summaries = vocabulary.summaries();
-        let of_each = |value: fn(&Summary) -> f32| {
-            buffer::tensor(summaries.iter().map(value).collect(), Shape::new([summaries.len()]))
-        };
-        (
-            of_each(|row| row.target - row.log_sum()),
-            of_each(|row| row.entropy()),
-            of_each(|row| if row.target >= row.maximum { 1.0 } else { 0.0 }),
-            of_each(|row| row.log_sum()),
-        )
+        found(&vocabulary.summaries())
     }
 
     fn token_log_prob_hidden_gradient(
@@ -174,6 +256,49 @@ impl TokenLogProbOps for Flex {
     ) -> (FlexTensor, FlexTensor) {
         gradients(hidden, head, log_sums, gradient, &targets, temperature, true)
     }
+
+    fn token_log_prob_with_gradients(
+        hidden: FlexTensor,
+        head: FlexTensor,
+        targets: Arc<[u32]>,
+        weights: Arc<[f32]>,
+        temperature: f64,
+        with_head: bool,
+    ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        if !all_f32(&[&hidden, &head]) {
+            return portable::with_gradients::<Self>(hidden, head, &targets, &weights, temperature, with_head);
+        }
+        let (hidden, head) = (contiguous(hidden), contiguous(head));
+        let vocabulary = Vocabulary {
+            hidden: Matrix::of(&hidden),
+            head: Matrix::of(&head),
+            targets: &targets,
+            temperature,
+        };
+        let (summaries, of_hidden, of_head) = vocabulary.summaries_and_gradients(&weights, with_head);
+        let (log_prob, entropy, correct, _) = found(&summaries);
+        let head_shape = if with_head { head.shape() } else { Shape::new([0, 0]) };
+        (
+            log_prob,
+            entropy,
+            correct,
+            buffer::tensor(of_hidden, hidden.shape()),
+            buffer::tensor(of_head, head_shape),
+        )
+    }
+}
+
+/// Log-probabilities, entropies, hits and the logarithms of the sums.
+fn found(summaries: &[Summary]) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+    let of_each = |value: fn(&Summary) -> f32| {
+        buffer::tensor(summaries.iter().map(value).collect(), Shape::new([summaries.len()]))
+    };
+    (
+        of_each(|row| row.target - row.log_sum()),
+        of_each(|row| row.entropy()),
+        of_each(|row| if row.target >= row.maximum { 1.0 } else { 0.0 }),
+        of_each(|row| row.log_sum()),
+    )
 }
 
 /// The second one is empty if not asked for.
@@ -289,6 +414,33 @@ mod portable {
         (hidden_gradient, head_gradient.unwrap_or_else(|| zeros(head)))
     }
 
+    pub(super) fn with_gradients<B: TokenLogProbOps>(
+        hidden: FloatTensor<B>,
+        head: FloatTensor<B>,
+        targets: &Arc<[u32]>,
+        weights: &[f32],
+        temperature: f64,
+        with_head: bool,
+    ) -> (
+        FloatTensor<B>,
+        FloatTensor<B>,
+        FloatTensor<B>,
+        FloatTensor<B>,
+        FloatTensor<B>,
+    ) {
+        let targets = Arc::clone(targets);
+        let (log_prob, entropy, correct, log_sums) = forward::<B>(hidden.clone(), head.clone(), &targets, temperature);
+        let weights = like::<B>(&log_prob, weights);
+        let (of_hidden, of_head) = gradients::<B>(hidden, head, log_sums, weights, &targets, temperature, with_head);
+        (log_prob, entropy, correct, of_hidden, of_head)
+    }
+
+    /// `values` where `tensor` is, in its precision.
+    pub(super) fn like<B: Backend>(tensor: &FloatTensor<B>, values: &[f32]) -> FloatTensor<B> {
+        let data = TensorData::new(values.to_vec(), [values.len()]).convert_dtype(tensor.dtype());
+        B::float_from_data(data, &tensor.device())
+    }
+
     fn chunks(rows: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
         let size = (LOGITS / vocabulary.max(1)).max(1);
         (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
@@ -337,6 +489,73 @@ impl<B: TokenLogProbOps, C: CheckpointStrategy> TokenLogProbOps for Autodiff<B, 
             OpsKind::UnTracked(prepared) => prepared.finish(log_prob),
         };
         (log_prob, Self::from_inner(entropy), Self::from_inner(correct))
+    }
+
+    fn token_log_prob_sum(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        weights: Arc<[f32]>,
+        temperature: f64,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        let parents = [hidden.node(), head.node()];
+        let head_alone = Backward::<B, 1>::prepare::<C>(Tracking, [head.node()]);
+        let with_head = matches!(head_alone.compute_bound().stateful(), OpsKind::Tracked(_));
+        let (hidden, head) = (hidden.into_primitive(), head.into_primitive());
+        let (sum, log_prob, entropy, correct) =
+            match TokenLogProbSumBackward.prepare::<C>(parents).compute_bound().stateful() {
+                OpsKind::Tracked(prepared) => {
+                    let (log_prob, entropy, correct, of_hidden, of_head) = B::token_log_prob_with_gradients(
+                        hidden,
+                        head,
+                        targets,
+                        Arc::clone(&weights),
+                        temperature,
+                        with_head,
+                    );
+                    let sum = weighted_sum::<B>(log_prob.clone(), &weights);
+                    (prepared.finish([of_hidden, of_head], sum), log_prob, entropy, correct)
+                }
+                OpsKind::UnTracked(prepared) => {
+                    let (sum, log_prob, entropy, correct) =
+                        B::token_log_prob_sum(hidden, head, targets, weights, temperature);
+                    (prepared.finish(sum), log_prob, entropy, correct)
+                }
+            };
+        let [log_prob, entropy, correct] = [log_prob, entropy, correct].map(Self::from_inner);
+        (sum, log_prob, entropy, correct)
+    }
+}
+
+/// Asks whether a tensor is tracked, and is never part of a graph.
+#[derive(Debug)]
+struct Tracking;
+
+impl<B: Backend> Backward<B, 1> for Tracking {
+    type State = ();
+
+    fn backward(self, _ops: Ops<(), 1>, _gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {}
+}
+
+/// The gradients of the sum are there already; what is left is a factor.
+#[derive(Debug)]
+struct TokenLogProbSumBackward;
+
+impl<B: TokenLogProbOps> Backward<B, 2> for TokenLogProbSumBackward {
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let factor = B::float_reshape(gradients.consume::<B>(&ops.node), Shape::new([1, 1]));
+        for (parent, gradient) in ops.parents.into_iter().zip(ops.state) {
+            if let Some(parent) = parent {
+                gradients.register::<B>(parent.id, B::float_mul(gradient, factor.clone()));
+            }
+        }
     }
 }
 

@@ -27,6 +27,73 @@ fn log_probabilities_are_their_formula_with_their_gradients() {
 }
 
 #[test]
+fn the_weighted_sum_is_its_formula_with_its_gradients() {
+    let targets: Arc<[u32]> = Arc::from([4, 0, 6]);
+    let weights: Arc<[f32]> = Arc::from([0.5, -2.0, 0.0]);
+    check_gradients(
+        [numbers(1, 3 * 5), numbers(2, 7 * 5)],
+        |[hidden, head]| {
+            let (hidden, head) = (hidden.reshape([3, 5]), head.reshape([7, 5]));
+            let (sum, _) = token_log_prob_sum(hidden, head, Arc::clone(&targets), Arc::clone(&weights), 0.7);
+            sum * 3.0
+        },
+        |[hidden, head]| {
+            let row = |((row, &target), &weight): ((&[f64], &u32), &f32)| {
+                let dot = |head: &[f64]| row.iter().zip(head).map(|(a, b)| a * b).sum::<f64>() / 0.7;
+                let logits: Vec<f64> = head.chunks(5).map(dot).collect();
+                f64::from(weight) * (logits[target as usize] - logits.iter().map(|logit| logit.exp()).sum::<f64>().ln())
+            };
+            vec![3.0 * hidden.chunks(5).zip(&*targets).zip(&*weights).map(row).sum::<f64>()]
+        },
+    );
+}
+
+/// One of the two may be frozen, and both are where nothing is trained.
+#[test]
+fn a_sum_is_differentiated_by_what_is_tracked() {
+    let device = Device::flex().autodiff();
+    let (targets, weights): (Arc<[u32]>, Arc<[f32]>) = (Arc::from([4, 0, 6]), Arc::from([0.5, -2.0, 1.0]));
+    let leaf = |seed, shape: [usize; 2], tracked: bool| {
+        let values = TensorData::new(numbers(seed, shape[0] * shape[1]), shape);
+        Tensor::<2>::from_data(values, &device).set_require_grad(tracked)
+    };
+    let run = |tracked: [bool; 2]| {
+        let (hidden, head) = (leaf(1, [3, 5], tracked[0]), leaf(2, [7, 5], tracked[1]));
+        let (sum, rows) = token_log_prob_sum(
+            hidden.clone(),
+            head.clone(),
+            Arc::clone(&targets),
+            Arc::clone(&weights),
+            1.0,
+        );
+        let values = |tensor: Tensor<1>| tensor.into_data().try_into_vec::<f32>().expect("f32 values");
+        let gradients = tracked.contains(&true).then(|| sum.backward());
+        let gradient = |of: &Tensor<2>| {
+            let gradient = gradients.as_ref().and_then(|gradients| of.grad(gradients));
+            gradient.map(|gradient| gradient.into_data().try_into_vec::<f32>().expect("f32 values"))
+        };
+        let gradients = [gradient(&hidden), gradient(&head)];
+        (values(sum), values(rows.log_prob), gradients)
+    };
+    let (sum, log_prob, [of_hidden, of_head]) = run([true, true]);
+    assert!(of_hidden.is_some() && of_head.is_some());
+    let close = |other: &[f32]| {
+        sum.iter()
+            .chain(&log_prob)
+            .zip(other)
+            .all(|(a, b)| (a - b).abs() < 1e-5)
+    };
+    for tracked in [[true, false], [false, true], [false, false]] {
+        let (sum, log_prob, gradients) = run(tracked);
+        assert!(close(&[sum, log_prob].concat()), "{tracked:?}");
+        for ((gradient, expected), tracked) in gradients.iter().zip([&of_hidden, &of_head]).zip(tracked) {
+            assert_eq!(gradient.is_some(), tracked);
+            assert!(gradient.is_none() || gradient == expected);
+        }
+    }
+}
+
+#[test]
 fn entropy_and_hits_are_those_of_the_distribution() {
     let device = Device::flex();
     // Logits ln 1, ln 2, ln 5: probabilities 1/8, 1/4, 5/8.
@@ -42,8 +109,9 @@ fn entropy_and_hits_are_those_of_the_distribution() {
     assert!((log_prob[0] - 0.625_f32.ln()).abs() < 1e-6 && (log_prob[1] - 0.25_f32.ln()).abs() < 1e-6);
 }
 
-/// What both passes give: log-probabilities, entropies, hits, log-sums, and the gradients of hidden rows and head.
-fn everything(hidden: &FlexTensor, head: &FlexTensor, gradient: &FlexTensor, targets: &Arc<[u32]>) -> [FlexTensor; 7] {
+/// What all passes give: log-probabilities, entropies, hits, log-sums, and the gradients of hidden rows and head; and the
+/// same but for the log-sums where the gradients are worked out at once.
+fn everything(hidden: &FlexTensor, head: &FlexTensor, gradient: &FlexTensor, targets: &Arc<[u32]>) -> [FlexTensor; 12] {
     let (hidden, head) = (hidden.clone(), head.clone());
     let (log_prob, entropy, correct, sums) =
         Flex::token_log_prob_with_sums(hidden.clone(), head.clone(), targets.clone(), 0.8);
@@ -55,9 +123,20 @@ fn everything(hidden: &FlexTensor, head: &FlexTensor, gradient: &FlexTensor, tar
         targets.clone(),
         0.8,
     );
-    let alone =
-        Flex::token_log_prob_hidden_gradient(hidden, head, sums.clone(), gradient.clone(), targets.clone(), 0.8);
-    [log_prob, entropy, correct, sums, of_hidden, of_head, alone]
+    let alone = Flex::token_log_prob_hidden_gradient(
+        hidden.clone(),
+        head.clone(),
+        sums.clone(),
+        gradient.clone(),
+        targets.clone(),
+        0.8,
+    );
+    let at_once =
+        Flex::token_log_prob_with_gradients(hidden, head, targets.clone(), values(gradient).into(), 0.8, true);
+    [
+        log_prob, entropy, correct, sums, of_hidden, of_head, alone, at_once.0, at_once.1, at_once.2, at_once.3,
+        at_once.4,
+    ]
 }
 
 fn targets(rows: usize, vocabulary: usize) -> Arc<[u32]> {
@@ -80,8 +159,10 @@ proptest! {
             portable::forward::<Flex>(hidden.clone(), head.clone(), &targets, 0.8);
         let (of_hidden, of_head) =
             portable::gradients::<Flex>(hidden, head, sums.clone(), gradient, &targets, 0.8, true);
-        for (fused, expected) in fused.iter().zip([log_prob, entropy, correct, sums, of_hidden.clone(), of_head, of_hidden]) {
-            assert_close(fused, &expected, 2e-5);
+        let found = [&log_prob, &entropy, &correct, &sums, &of_hidden, &of_head, &of_hidden];
+        let at_once = [&log_prob, &entropy, &correct, &of_hidden, &of_head];
+        for (fused, expected) in fused.iter().zip(found.into_iter().chain(at_once)) {
+            assert_close(fused, expected, 2e-5);
         }
     }
 }
@@ -102,7 +183,17 @@ fn neither_threads_nor_other_rows_change_anything() {
         &gradient.narrow(0, 401, 1),
         &targets[401..402].into(),
     );
-    for (index, row) in [(0, 1), (1, 1), (2, 1), (3, 1), (4, 33)] {
+    for (index, row) in [
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (4, 33),
+        (7, 1),
+        (8, 1),
+        (9, 1),
+        (10, 33),
+    ] {
         assert_eq!(values(&alone[index]), expected[index][401 * row..402 * row]);
     }
 }

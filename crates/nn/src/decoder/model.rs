@@ -257,6 +257,24 @@ impl Decoder {
         ops::token_log_prob(hidden, self.head_weight(), targets, temperature)
     }
 
+    /// The sum of the log-probabilities times `weights`, a scalar that alone is differentiable, and what is found of each
+    /// row; for losses that are such sums cheaper than [`Decoder::token_log_prob`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Decoder::token_log_prob`], or when there are not as many weights as rows.
+    pub fn token_log_prob_sum(
+        &self,
+        hidden: Tensor<2>,
+        rows: &[usize],
+        targets: Arc<[u32]>,
+        weights: Arc<[f32]>,
+        temperature: f64,
+    ) -> (Tensor<1>, TokenLogProb) {
+        let hidden = select(hidden, rows.iter().copied());
+        ops::token_log_prob_sum(hidden, self.head_weight(), targets, weights, temperature)
+    }
+
     fn head_weight(&self) -> Tensor<2> {
         self.head.as_ref().unwrap_or(&self.embedding).val()
     }

@@ -22,6 +22,12 @@ const ROWS: usize = 384;
 /// and columns of logits that exist at a time: 768 KiB a thread.
 const COLUMNS: usize = 512;
 
+/// Logits that are kept where their gradients follow at once: 48 MiB.
+const KEPT: usize = 12 << 20;
+
+/// Where these are cut into rows, so many are not cut any further: the rows of a product's task.
+const TOGETHER: usize = 48;
+
 /// Hidden rows, the head's weights `[vocabulary, width]`, and the token that each row is about.
 pub(crate) struct Vocabulary<'a> {
     pub(crate) hidden: Matrix<'a>,
@@ -111,9 +117,9 @@ impl Vocabulary<'_> {
             .map(move |index| index * size / count..(index + 1) * size / count)
     }
 
-    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+    fn chunks(&self, size: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let rows = self.targets.len();
-        (0..rows).step_by(ROWS).map(move |start| start..rows.min(start + ROWS))
+        (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
     }
 
     fn tiles(slice: Range<usize>) -> impl Iterator<Item = Range<usize>> {
@@ -121,48 +127,52 @@ impl Vocabulary<'_> {
         slice.step_by(COLUMNS).map(move |start| start..end.min(start + COLUMNS))
     }
 
+    /// From a row of a tile's logits to the next.
+    fn stride(tile: &Range<usize>) -> usize {
+        tile.len().next_multiple_of(LANES)
+    }
+
     /// The products of rows with a tile of the head, `[rows, stride]`.
-    fn products(&self, rows: &Range<usize>, tile: &Range<usize>, to: &mut Vec<f32>) -> usize {
-        let stride = tile.len().next_multiple_of(LANES);
+    fn products(&self, rows: &Range<usize>, tile: &Range<usize>, to: &mut Vec<f32>) {
+        let stride = Self::stride(tile);
         to.resize(rows.len() * stride, 0.0);
         let width = self.head.columns();
         let hidden = self.hidden.part(rows.clone(), 0..width);
         let head = self.head.part(tile.clone(), 0..width);
         let to = MatrixMut::written(to, [rows.len(), tile.len()], stride);
         multiply(to, false, hidden, head.transposed(), Threads::One);
-        stride
     }
 
     /// What is to be known of each row's logits.
     pub(crate) fn summaries(&self) -> Vec<Summary> {
         let mut all = Vec::with_capacity(self.targets.len());
-        for rows in self.chunks() {
+        for rows in self.chunks(ROWS) {
             let slices: Vec<Vec<Summary>> = self
                 .slices()
                 .map_init(Vec::new, |logits, slice| {
                     let mut summaries = vec![Summary::NOTHING; rows.len()];
                     for tile in Self::tiles(slice) {
-                        let stride = self.products(&rows, &tile, logits);
-                        vector::run(Summarize {
-                            logits,
-                            stride,
-                            tile,
-                            scale: self.scale(),
-                            targets: &self.targets[rows.clone()],
-                            summaries: &mut summaries,
-                        });
+                        self.summarize(&rows, tile, logits, &mut summaries);
                     }
                     summaries
                 })
                 .collect();
-            let mut parts = Vec::new();
-            all.extend((0..rows.len()).map(|row| {
-                parts.clear();
-                parts.extend(slices.iter().map(|slice| slice[row]));
-                vector::run(Join(&parts))
-            }));
+            all.extend(join(&slices));
         }
         all
+    }
+
+    /// Adds what is to be known of a tile's logits, and leaves these, times [`Vocabulary::scale`], in `logits`.
+    fn summarize(&self, rows: &Range<usize>, tile: Range<usize>, logits: &mut Vec<f32>, summaries: &mut [Summary]) {
+        self.products(rows, &tile, logits);
+        vector::run(Summarize {
+            logits,
+            stride: Self::stride(&tile),
+            tile,
+            scale: self.scale(),
+            targets: &self.targets[rows.clone()],
+            summaries,
+        });
     }
 
     fn scale(&self) -> f32 {
@@ -174,52 +184,144 @@ impl Vocabulary<'_> {
         let width = self.head.columns();
         let mut of_hidden = vec![0.0; self.targets.len() * width];
         let mut of_head = vec![0.0; if with_head { self.head.rows() * width } else { 0 }];
-        let to_head = Interleaved::written(&mut of_head);
-        for rows in self.chunks() {
+        let to_head = with_head.then(|| Interleaved::written(&mut of_head));
+        for rows in self.chunks(ROWS) {
+            let known = Known {
+                lacking: self.scale(),
+                gradient: &gradient[rows.clone()],
+                log_sums: &log_sums[rows.clone()],
+                rows: rows.clone(),
+            };
             let work = |logits: &mut Vec<f32>, slice: Range<usize>| {
                 let mut partial = vec![0.0; rows.len() * width];
                 for tile in Self::tiles(slice) {
-                    let stride = self.products(&rows, &tile, logits);
-                    vector::run(LogitGradients {
-                        logits,
-                        stride,
-                        tile: tile.clone(),
-                        scale: self.scale(),
-                        targets: &self.targets[rows.clone()],
-                        gradient: &gradient[rows.clone()],
-                        log_sums: &log_sums[rows.clone()],
-                    });
-                    let logits = Matrix::new(logits, [rows.len(), tile.len()], [stride, 1]);
-                    let head = self.head.part(tile.clone(), 0..width);
-                    let to = MatrixMut::written(&mut partial, [rows.len(), width], width);
-                    multiply(to, true, logits, head, Threads::One);
-                    if with_head {
-                        // SAFETY: slices have no rows of the head in common, and its gradient was zeroed.
-                        #[expect(unsafe_code, reason = "tasks write side by side")]
-                        let to = unsafe { to_head.matrix(tile.start * width, [tile.len(), width], width) };
-                        let hidden = self.hidden.part(rows.clone(), 0..width);
-                        multiply(to, true, logits.transposed(), hidden, Threads::One);
-                    }
+                    self.products(&rows, &tile, logits);
+                    self.add_gradients(&known, tile, logits, &mut partial, to_head.as_ref());
                 }
                 partial
             };
             let partials: Vec<Vec<f32>> = self.slices().map_init(Vec::new, work).collect();
-            let block = 8 * width.max(1);
-            for_each_block(
-                &mut of_hidden[rows.start * width..rows.end * width],
-                block,
-                |index, to| {
-                    for partial in &partials {
-                        let partial = &partial[index * block..][..to.len()];
-                        for (to, more) in to.iter_mut().zip(partial) {
-                            *to += more;
-                        }
-                    }
-                },
-            );
+            add_partials(&partials, width, &mut of_hidden[rows.start * width..rows.end * width]);
         }
         (of_hidden, of_head)
     }
+
+    /// [`Vocabulary::summaries`] and [`Vocabulary::gradients`] where the gradients of the log-probabilities are known
+    /// beforehand: the logits of some rows are kept until their sums are known, and are not worked out again.
+    pub(crate) fn summaries_and_gradients(
+        &self,
+        gradient: &[f32],
+        with_head: bool,
+    ) -> (Vec<Summary>, Vec<f32>, Vec<f32>) {
+        let width = self.head.columns();
+        let mut all = Vec::with_capacity(self.targets.len());
+        let mut of_hidden = vec![0.0; self.targets.len() * width];
+        let mut of_head = vec![0.0; if with_head { self.head.rows() * width } else { 0 }];
+        let to_head = with_head.then(|| Interleaved::written(&mut of_head));
+        let together = (KEPT / self.head.rows().max(1)).min(ROWS) / TOGETHER * TOGETHER;
+        // The logits of each tile of each slice.
+        let tiles = |slice| vec![Vec::new(); Self::tiles(slice).count()];
+        let mut kept: Vec<Vec<Vec<f32>>> = self.slices().map(tiles).collect();
+        for rows in self.chunks(together.max(TOGETHER)) {
+            let summarize = |(slice, kept): (Range<usize>, &mut Vec<Vec<f32>>)| {
+                let mut summaries = vec![Summary::NOTHING; rows.len()];
+                for (tile, logits) in Self::tiles(slice).zip(kept) {
+                    self.summarize(&rows, tile, logits, &mut summaries);
+                }
+                summaries
+            };
+            let slices: Vec<Vec<Summary>> = self.slices().zip(&mut kept).map(summarize).collect();
+            let summaries = join(&slices);
+            let log_sums: Vec<f32> = summaries.iter().map(|summary| summary.log_sum()).collect();
+            all.extend(summaries);
+            let known = Known {
+                // They were multiplied when they were summed up.
+                lacking: 1.0,
+                gradient: &gradient[rows.clone()],
+                log_sums: &log_sums,
+                rows: rows.clone(),
+            };
+            let differentiate = |(slice, kept): (Range<usize>, &mut Vec<Vec<f32>>)| {
+                let mut partial = vec![0.0; rows.len() * width];
+                for (tile, logits) in Self::tiles(slice).zip(kept) {
+                    self.add_gradients(&known, tile, logits, &mut partial, to_head.as_ref());
+                }
+                partial
+            };
+            let partials: Vec<Vec<f32>> = self.slices().zip(&mut kept).map(differentiate).collect();
+            add_partials(&partials, width, &mut of_hidden[rows.start * width..rows.end * width]);
+        }
+        (all, of_hidden, of_head)
+    }
+
+    /// Makes a tile's logits their gradients, and adds what follows for the hidden rows and the head.
+    fn add_gradients(
+        &self,
+        known: &Known<'_>,
+        tile: Range<usize>,
+        logits: &mut [f32],
+        of_hidden: &mut [f32],
+        of_head: Option<&Interleaved<'_>>,
+    ) {
+        let (rows, width) = (known.rows.clone(), self.head.columns());
+        let stride = Self::stride(&tile);
+        vector::run(LogitGradients {
+            logits,
+            stride,
+            tile: tile.clone(),
+            lacking: known.lacking,
+            scale: self.scale(),
+            targets: &self.targets[rows.clone()],
+            gradient: known.gradient,
+            log_sums: known.log_sums,
+        });
+        let logits = Matrix::new(logits, [rows.len(), tile.len()], [stride, 1]);
+        let head = self.head.part(tile.clone(), 0..width);
+        let to = MatrixMut::written(of_hidden, [rows.len(), width], width);
+        multiply(to, true, logits, head, Threads::One);
+        if let Some(of_head) = of_head {
+            // SAFETY: slices have no rows of the head in common, and its gradient was zeroed.
+            #[expect(unsafe_code, reason = "tasks write side by side")]
+            let to = unsafe { of_head.matrix(tile.start * width, [tile.len(), width], width) };
+            let hidden = self.hidden.part(rows, 0..width);
+            multiply(to, true, logits.transposed(), hidden, Threads::One);
+        }
+    }
+}
+
+/// What is known of each row over the whole vocabulary, from what was found in its slices.
+fn join(slices: &[Vec<Summary>]) -> Vec<Summary> {
+    let rows = slices.first().map_or(0, Vec::len);
+    let mut parts = Vec::new();
+    let join = |row| {
+        parts.clear();
+        parts.extend(slices.iter().map(|slice| slice[row]));
+        vector::run(Join(&parts))
+    };
+    (0..rows).map(join).collect()
+}
+
+/// What the gradients of some rows' logits follow from.
+struct Known<'a> {
+    rows: Range<usize>,
+    /// A factor that the logits still lack.
+    lacking: f32,
+    /// Of the log-probabilities.
+    gradient: &'a [f32],
+    log_sums: &'a [f32],
+}
+
+/// Adds up what the slices found for the same rows, each `width` long.
+fn add_partials(partials: &[Vec<f32>], width: usize, to: &mut [f32]) {
+    let block = 8 * width.max(1);
+    for_each_block(to, block, |index, to| {
+        for partial in partials {
+            let partial = &partial[index * block..][..to.len()];
+            for (to, more) in to.iter_mut().zip(partial) {
+                *to += more;
+            }
+        }
+    });
 }
 
 /// Adds a tile's logits to what is known of each row.
@@ -280,6 +382,7 @@ struct LogitGradients<'a> {
     logits: &'a mut [f32],
     stride: usize,
     tile: Range<usize>,
+    lacking: f32,
     scale: f32,
     targets: &'a [u32],
     gradient: &'a [f32],
@@ -296,7 +399,7 @@ impl Kernel for LogitGradients<'_> {
             let gradient = self.gradient[row] * self.scale;
             let log_sum = self.log_sums[row];
             for logit in logits.iter_mut() {
-                *logit = -gradient * exp::<FUSED>(multiply_add::<FUSED>(*logit, self.scale, -log_sum));
+                *logit = -gradient * exp::<FUSED>(multiply_add::<FUSED>(*logit, self.lacking, -log_sum));
             }
             let target = (target as usize).wrapping_sub(self.tile.start);
             if target < self.tile.len() {

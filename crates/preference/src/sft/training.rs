@@ -321,10 +321,11 @@ impl Sft {
         };
         let mut sums = Sums::default();
         let loss = |hidden: Tensor<2>| {
-            let found = decoder.token_log_prob(hidden, &rows, targets.into(), 1.0);
-            sums = Sums::of(&found);
             // Normalised over the whole step, so that parts add up to what one large batch gives.
-            found.log_prob.sum().mul_scalar(-1.0 / learned)
+            let weights = vec![(-1.0 / learned) as f32; rows.len()];
+            let (loss, found) = decoder.token_log_prob_sum(hidden, &rows, targets.into(), weights.into(), 1.0);
+            sums = Sums::of(&found);
+            loss
         };
         decoder.gradients(&tokens, &forest, &pass, loss, &mut |part| gradients.add(decoder, part));
         Ok((sums, tokens.len()))
