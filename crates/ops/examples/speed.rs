@@ -2,17 +2,20 @@
 //!
 //! `cargo run --release -p posterior-ops --example speed` on an otherwise idle machine. Sizes are those of a small
 //! DiT: batch 64, 49 tokens, width 256, 4 heads, MLP width 1024; and those of a small language model: 1024 tokens,
-//! width 576, 9 heads, inner width 1536. Times are the fastest of many runs, forward and
+//! width 576, 9 heads, inner width 1536, vocabulary 8192, and 16 rows where it decodes. Times are the fastest of many runs, forward and
 //! forward with backward, rates those of the fused operation, forward.
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Distribution, Tensor};
-use posterior_ops::{AdamwStep, Rotation, adamw, ema, sum_of_squares};
+use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
+use posterior_ops::{
+    AdamwStep, Forest, Heads, Layout, PackedWeight, Precision, Rotation, adamw, ema, packed_linear, sum_of_squares,
+};
 
 const BATCH: usize = 64;
 const TOKENS: usize = 49;
@@ -29,6 +32,12 @@ mod language {
     pub(super) const HEAD_SIZE: usize = 64;
     pub(super) const WIDTH: usize = HEADS * HEAD_SIZE;
     pub(super) const INNER: usize = 1536;
+    pub(super) const VOCABULARY: usize = 8192;
+    /// Tokens of each of the sequences that attention sees.
+    pub(super) const LENGTH: usize = 256;
+    pub(super) const SEQUENCES: usize = ROWS / LENGTH;
+    /// Texts that are decoded together.
+    pub(super) const DECODED: usize = 16;
 }
 
 /// The operations of a DiT and of a language model, by one implementation or the other.
@@ -43,6 +52,12 @@ struct Operations {
     layer_norm: fn(Tensor<2>, Tensor<1>, Tensor<1>, f64) -> Tensor<2>,
     swiglu: fn(Tensor<2>, Tensor<2>) -> Tensor<2>,
     rotary: fn(Tensor<2>, &Turn) -> Tensor<2>,
+    /// Of queries, keys and values.
+    causal_attention: fn([Tensor<2>; 3], &Arc<Layout>) -> Tensor<2>,
+    /// Of hidden rows and the head.
+    token_log_prob: fn([Tensor<2>; 2], &Arc<[u32]>) -> Tensor<1>,
+    /// Their mean, as a loss has it.
+    token_log_prob_sum: fn([Tensor<2>; 2], &Arc<[u32]>) -> Tensor<1>,
 }
 
 /// The rotation of a batch's positions, for each implementation as it takes it.
@@ -64,7 +79,35 @@ const FUSED: Operations = Operations {
     layer_norm: posterior_ops::layer_norm,
     swiglu: posterior_ops::swiglu,
     rotary: |x, turn| posterior_ops::rotary(x, &turn.rotation),
+    causal_attention: |[q, k, v], layout| {
+        let heads = Heads {
+            queries: language::HEADS,
+            keys: language::HEADS,
+            size: language::HEAD_SIZE,
+            scale: (language::HEAD_SIZE as f64).powf(-0.5),
+            window: None,
+        };
+        posterior_ops::tree_attention(q, k, v, layout, heads)
+    },
+    token_log_prob: |[hidden, head], targets| {
+        posterior_ops::token_log_prob(hidden, head, Arc::clone(targets), 1.0).log_prob
+    },
+    token_log_prob_sum: |[hidden, head], targets| {
+        let weights = vec![1.0 / targets.len() as f32; targets.len()];
+        posterior_ops::token_log_prob_sum(hidden, head, Arc::clone(targets), weights.into(), 1.0).0
+    },
 };
+
+/// The logarithms of all probabilities, and of these the targets'.
+fn burn_log_prob([hidden, head]: [Tensor<2>; 2], targets: &Arc<[u32]>) -> Tensor<1> {
+    let targets: Vec<i64> = targets.iter().map(|&target| i64::from(target)).collect();
+    let targets = TensorData::new(targets, [hidden.dims()[0], 1]);
+    let targets = Tensor::<2, Int>::from_data(targets, &hidden.device());
+    let logits = hidden.matmul(head.transpose());
+    burn::tensor::activation::log_softmax(logits, 1)
+        .gather(1, targets)
+        .squeeze_dim(1)
+}
 
 const BURN: Operations = Operations {
     linear: |x, weight, bias| {
@@ -112,6 +155,19 @@ const BURN: Operations = Operations {
         let first = a.clone() * cosine.clone() - b.clone() * sine.clone();
         Tensor::cat(vec![first, b * cosine + a * sine], 2).reshape([rows, width])
     },
+    causal_attention: |parts, _| {
+        use language::{HEAD_SIZE, HEADS, LENGTH, ROWS, SEQUENCES, WIDTH};
+
+        let device = parts[0].device();
+        let [q, k, v] = parts.map(|part| part.reshape([SEQUENCES, LENGTH, HEADS, HEAD_SIZE]).swap_dims(1, 2));
+        let later = Tensor::<2, Bool>::tril_mask([LENGTH, LENGTH], 0, &device);
+        let scores = q.matmul(k.swap_dims(2, 3)) * (HEAD_SIZE as f64).powf(-0.5);
+        let scores = scores.mask_fill(later.unsqueeze(), f32::NEG_INFINITY);
+        let mixed = burn::tensor::activation::softmax(scores, 3).matmul(v);
+        mixed.swap_dims(1, 2).reshape([ROWS, WIDTH])
+    },
+    token_log_prob: burn_log_prob,
+    token_log_prob_sum: |parts, targets| burn_log_prob(parts, targets).mean(),
 };
 
 fn main() {
@@ -177,7 +233,7 @@ fn main() {
 }
 
 fn language_model() {
-    use language::{HEAD_SIZE, INNER, ROWS, WIDTH};
+    use language::{HEAD_SIZE, INNER, LENGTH, ROWS, SEQUENCES, VOCABULARY, WIDTH};
 
     compare(
         "rms_norm",
@@ -221,6 +277,46 @@ fn language_model() {
         },
         |by, (x, turn)| (by.rotary)(x, &turn),
     );
+    let layout = Arc::new(Forest::sequences([LENGTH; SEQUENCES]).layout());
+    compare(
+        "tree_attention",
+        Work::Flop(2 * SEQUENCES * LENGTH * (LENGTH + 1) * WIDTH),
+        |device| [1, 2, 3].map(|_| leaf([ROWS, WIDTH], 1.0, device)),
+        |by, parts| (by.causal_attention)(parts, &layout),
+    );
+    let targets: Arc<[u32]> = (0..ROWS as u32).map(|row| row * 7 % VOCABULARY as u32).collect();
+    let of_head = |device: &Device| [leaf([ROWS, WIDTH], 1.0, device), leaf([VOCABULARY, WIDTH], 0.1, device)];
+    let work = || Work::Flop(2 * ROWS * VOCABULARY * WIDTH);
+    compare("token_log_prob", work(), of_head, |by, parts| {
+        (by.token_log_prob)(parts, &targets)
+    });
+    compare("token_log_prob_sum", work(), of_head, |by, parts| {
+        (by.token_log_prob_sum)(parts, &targets)
+    });
+    decoding();
+}
+
+/// A layer that decodes, in each precision, against burn's product with the weight as it is.
+fn decoding() {
+    use language::{DECODED, INNER, WIDTH};
+
+    let device = Device::flex();
+    let weight: Tensor<2> = leaf([WIDTH, INNER], 1.0, &device);
+    for rows in [1, DECODED] {
+        let x: Tensor<2> = leaf([rows, WIDTH], 1.0, &device);
+        for precision in [Precision::Single, Precision::Bfloat16, Precision::EightBit] {
+            let packed = Arc::new(PackedWeight::new(weight.clone(), precision));
+            let times = fastest([&|| drop(black_box(packed_linear(x.clone(), &packed, None))), &|| {
+                drop(black_box(x.clone().matmul(weight.clone())));
+            }]);
+            let rate = Work::Flop(2 * rows * WIDTH * INNER).rate(times[0]);
+            println!(
+                "{:28} {} {rate:>12}",
+                format!("packed, {rows} rows, {precision:?}"),
+                columns(times)
+            );
+        }
+    }
 }
 
 /// A tensor of random numbers up to `bound` whose gradient is wanted where gradients are taken.
