@@ -129,6 +129,7 @@ impl TreeAttentionOps for Flex {
         let attention = Attention {
             layout: &layout,
             heads,
+            causal: true,
             q: rows(&q),
             k: rows(&k),
             v: rows(&v),
@@ -158,6 +159,7 @@ impl TreeAttentionOps for Flex {
         let attention = Attention {
             layout: &layout,
             heads,
+            causal: true,
             q: rows(&q),
             k: rows(&k),
             v: rows(&v),

@@ -9,6 +9,7 @@
 
 mod kernels;
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -56,10 +57,31 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The same to be written: from column `start` on.
+struct RowsMut<'a, 'b> {
+    values: &'b Interleaved<'a>,
+    start: usize,
+    width: usize,
+}
+
+impl<'a> RowsMut<'a, '_> {
+    /// # Safety
+    ///
+    /// As [`Interleaved::matrix`].
+    #[expect(unsafe_code, reason = "heads lie side by side in the rows of one tensor")]
+    unsafe fn head(&self, rows: Range<usize>, head: usize, size: usize) -> MatrixMut<'a> {
+        let start = rows.start * self.width + self.start + head * size;
+        // SAFETY: the caller's.
+        unsafe { self.values.matrix(start, [rows.len(), size], self.width) }
+    }
+}
+
 /// What is attended to, by whom.
 pub(crate) struct Attention<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) heads: Heads,
+    /// Whether keys after a query's position are hidden from it; else it sees all of its text, whatever the window.
+    pub(crate) causal: bool,
     pub(crate) q: Rows<'a>,
     pub(crate) k: Rows<'a>,
     pub(crate) v: Rows<'a>,
@@ -73,7 +95,11 @@ pub(crate) struct Passed<'a> {
     pub(crate) gradient: Rows<'a>,
 }
 
-/// Memory of a thread that later blocks find again.
+thread_local! {
+    /// Memory of a thread that its later blocks find again. Taken while in use.
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
 #[derive(Default)]
 struct Scratch {
     scores: Vec<f32>,
@@ -100,6 +126,11 @@ impl<'a> Text<'a> {
             starts.push(starts[starts.len() - 1] + part.rows.len());
         }
         Self { span, starts }
+    }
+
+    /// How many keys there are.
+    fn count(&self) -> usize {
+        self.starts[self.starts.len() - 1]
     }
 
     /// How many keys stand before a position.
@@ -180,6 +211,9 @@ impl Attention<'_> {
 
     /// The keys, by their numbers in the text, that the query at a position sees.
     fn seen(&self, text: &Text<'_>, position: usize) -> Range<usize> {
+        if !self.causal {
+            return 0..text.count();
+        }
         let first = self
             .heads
             .window
@@ -213,13 +247,21 @@ impl Attention<'_> {
             .iter()
             .flat_map(|text| heads.clone().flat_map(|head| self.blocks(text, head)))
             .collect();
-        let attend = |scratch: &mut Scratch, block: &Block<'_>| self.attend(block, &output, scratch);
+        let output = RowsMut {
+            values: &output,
+            start: 0,
+            width: self.heads.queries * self.heads.size,
+        };
+        let attend = |block: &Block<'_>| {
+            let mut scratch = SCRATCH.take();
+            let sums = self.attend(block, &output, &mut scratch);
+            SCRATCH.set(scratch);
+            sums
+        };
         let sums: Vec<Vec<f32>> = if self.products() < PARALLEL {
-            let mut scratch = Scratch::default();
-            blocks.iter().map(|block| attend(&mut scratch, block)).collect()
+            blocks.iter().map(attend).collect()
         } else {
-            let blocks = blocks.par_iter().with_max_len(1);
-            blocks.map_init(Scratch::default, attend).collect()
+            blocks.par_iter().with_max_len(1).map(attend).collect()
         };
         let queries = self.layout.queries();
         let mut log_sums = vec![0.0; self.heads.queries * queries];
@@ -229,7 +271,7 @@ impl Attention<'_> {
         log_sums
     }
 
-    fn attend(&self, block: &Block<'_>, output: &Interleaved<'_>, scratch: &mut Scratch) -> Vec<f32> {
+    fn attend(&self, block: &Block<'_>, output: &RowsMut<'_, '_>, scratch: &mut Scratch) -> Vec<f32> {
         let (size, count, key_head) = (self.heads.size, block.rows.len(), self.key_head(block.head));
         let q = self.q.head(block.rows.clone(), block.head, size);
         let Scratch {
@@ -302,10 +344,9 @@ impl Attention<'_> {
                 multiply(found, true, probabilities, v, Threads::One);
             }
         }
-        let width = self.heads.queries * size;
         // SAFETY: no other block has these rows of this head.
         #[expect(unsafe_code, reason = "heads lie side by side in the rows of one tensor")]
-        let mut output = unsafe { output.matrix(block.rows.start * width + block.head * size, [count, size], width) };
+        let mut output = unsafe { output.head(block.rows.clone(), block.head, size) };
         for (row, (found, sum)) in found.chunks_exact(size.max(1)).zip(&*sums).enumerate() {
             let inverse = 1.0 / sum;
             for (to, found) in output.row(row).iter_mut().zip(found) {
@@ -327,21 +368,10 @@ impl Attention<'_> {
         // Each head of queries has columns of its own for the keys' and values' gradients, so that heads are tasks.
         let mut k_gradient = vec![0.0; self.layout.keys() * width];
         let mut v_gradient = vec![0.0; self.layout.keys() * width];
-        let texts = self.texts();
-        let groups = self.layout.groups();
         {
             let to = [&mut q_gradient, &mut k_gradient, &mut v_gradient].map(|values| Interleaved::written(values));
-            (0..groups.len() * heads.queries)
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each_init(Scratch::default, |scratch, index| {
-                    let (group, head) = (&groups[index / heads.queries], index % heads.queries);
-                    for &text in group {
-                        for block in self.blocks(&texts[text], head) {
-                            self.differentiate(&block, passed, &to, scratch);
-                        }
-                    }
-                });
+            let start = 0;
+            self.differentiate(passed, &to.each_ref().map(|values| RowsMut { values, start, width }));
         }
         let shared = heads.queries / heads.keys;
         let [k_gradient, v_gradient] = [k_gradient, v_gradient].map(|each| {
@@ -354,15 +384,47 @@ impl Attention<'_> {
         [q_gradient, k_gradient, v_gradient]
     }
 
-    fn differentiate<'a>(
+    /// Writes the gradients of queries, keys and values that lie side by side in the same rows, as many heads of each.
+    ///
+    /// # Panics
+    ///
+    /// When texts are causal, have keys in common or not in one piece, or when there are fewer heads of keys.
+    pub(crate) fn backward_packed(&self, passed: &Passed<'_>, to: &mut [MaybeUninit<f32>]) {
+        // So each key's first writer is the first block of its text's queries, and nothing must be zero before.
+        let alone = |span: &QuerySpan| matches!(&span.keys[..], [keys] if keys.rows == span.rows);
+        assert!(!self.causal && self.heads.keys == self.heads.queries && self.layout.spans().iter().all(alone));
+        let values = &Interleaved::new(to);
+        let (part, width) = (
+            self.heads.queries * self.heads.size,
+            3 * self.heads.queries * self.heads.size,
+        );
+        let to = [0, part, 2 * part].map(|start| RowsMut { values, start, width });
+        self.differentiate(passed, &to);
+    }
+
+    /// Adds the gradients to memory that is written, or writes them to memory that is not.
+    fn differentiate(&self, passed: &Passed<'_>, to: &[RowsMut<'_, '_>; 3]) {
+        let (texts, groups, heads) = (self.texts(), self.layout.groups(), self.heads.queries);
+        let tasks = (0..groups.len() * heads).into_par_iter().with_max_len(1);
+        tasks.for_each(|index| {
+            let mut scratch = SCRATCH.take();
+            for &text in &groups[index / heads] {
+                for block in self.blocks(&texts[text], index % heads) {
+                    self.differentiate_block(&block, passed, to, &mut scratch);
+                }
+            }
+            SCRATCH.set(scratch);
+        });
+    }
+
+    fn differentiate_block<'a>(
         &self,
         block: &Block<'_>,
         passed: &Passed<'_>,
-        [q_gradient, k_gradient, v_gradient]: &[Interleaved<'a>; 3],
+        [q_gradient, k_gradient, v_gradient]: &[RowsMut<'a, '_>; 3],
         scratch: &mut Scratch,
     ) {
         let (size, count, key_head) = (self.heads.size, block.rows.len(), self.key_head(block.head));
-        let width = self.heads.queries * size;
         let q = self.q.head(block.rows.clone(), block.head, size);
         let gradient = passed.gradient.head(block.rows.clone(), block.head, size);
         let log_sums = &passed.log_sums[block.head * self.layout.queries() + block.rows.start..][..count];
@@ -384,13 +446,18 @@ impl Attention<'_> {
                 output.row(row, block.head, size),
             ))
         }));
-        // Rows of this head, which this task alone has.
+        // SAFETY: this task alone has these rows of this head, since texts of other tasks have no keys in common with
+        // this one's, and each borrow ends before the next.
         #[expect(unsafe_code, reason = "heads lie side by side in the rows of one tensor")]
-        let part = |to: &Interleaved<'a>, rows: Range<usize>| unsafe {
-            // SAFETY: texts of other tasks have no keys in common with this one's, each borrow ends with its product,
-            // and the memory was zeroed.
-            to.matrix(rows.start * width + block.head * size, [rows.len(), size], width)
+        let part = |to: &RowsMut<'a, '_>, rows: Range<usize>| unsafe { to.head(rows, block.head, size) };
+        let add = |to: MatrixMut<'_>, again: bool, left: Matrix<'_>, right: Matrix<'_>| {
+            // SAFETY: an earlier block wrote what is met again.
+            #[expect(unsafe_code, reason = "blocks are added up one after another")]
+            let to = if again { unsafe { to.assume_written() } } else { to };
+            let add = to.is_written();
+            multiply(to, add, left, right, Threads::One);
         };
+        let later = block.rows.start > block.text.span.rows.start;
         for keys in self.key_blocks(block) {
             let columns = keys.len();
             let stride = columns.next_multiple_of(LANES);
@@ -414,11 +481,11 @@ impl Attention<'_> {
             });
             let probabilities = Matrix::new(scores, [count, columns], [stride, 1]);
             let gradients = Matrix::new(gradients, [count, columns], [stride, 1]);
-            multiply(part(q_gradient, block.rows.clone()), true, gradients, k, Threads::One);
+            add(part(q_gradient, block.rows.clone()), keys.start > 0, gradients, k);
             for (to, left, right) in [(v_gradient, probabilities, gradient), (k_gradient, gradients, q)] {
                 let mut rows = block.text.rows(keys.clone());
                 if let (Some(rows), None) = (rows.next(), rows.next()) {
-                    multiply(part(to, rows), true, left.transposed(), right, Threads::One);
+                    add(part(to, rows), later, left.transposed(), right);
                     continue;
                 }
                 output.clear();
