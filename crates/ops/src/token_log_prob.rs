@@ -1,6 +1,9 @@
 //! From hidden rows and the head's weights to log-probabilities of tokens, without the logits.
 
-#![expect(clippy::type_complexity, reason = "a backend's operation returns its tensors as a tuple, here of five")]
+#![expect(
+    clippy::type_complexity,
+    reason = "a backend's operation returns its tensors as a tuple, here of five"
+)]
 
 use std::sync::Arc;
 

@@ -113,8 +113,13 @@ impl<'a> Kernel for OnlineSoftmax<'a> {
                     *total += *score;
                 }
             }
-            let factor = exp::<FUSED>(before - maximum);
             self.maxima[row] = maximum;
+            if before == f32::NEG_INFINITY {
+                // Nothing was found before.
+                self.sums[row] = sum_lanes(lanes);
+                continue;
+            }
+            let factor = exp::<FUSED>(before - maximum);
             self.sums[row] = self.sums[row] * factor + sum_lanes(lanes);
             if factor != 1.0 {
                 for found in &mut self.found[row * self.size..(row + 1) * self.size] {
@@ -148,15 +153,19 @@ impl Kernel for ScoreGradients<'_> {
         let rows = rows.zip(self.gradients.chunks_exact_mut(self.stride));
         for (row, (scores, gradients)) in rows.enumerate() {
             let (visible, log_sum, along) = (self.visible[row].clone(), self.log_sums[row], self.along[row]);
+            // Whole vectors; what is hidden among them becomes 0 afterwards.
+            let vectors = visible.start / LANES..visible.end.div_ceil(LANES);
+            let pairs = scores.as_chunks_mut::<LANES>().0[vectors.clone()].iter_mut();
+            for (scores, gradients) in pairs.zip(&mut gradients.as_chunks_mut::<LANES>().0[vectors]) {
+                for (score, gradient) in scores.iter_mut().zip(gradients) {
+                    let probability = exp::<FUSED>(*score * self.scale - log_sum);
+                    *gradient = probability * (*gradient - along) * self.scale;
+                    *score = probability;
+                }
+            }
             for hidden in [0..visible.start, visible.end..self.stride] {
                 scores[hidden.clone()].fill(0.0);
                 gradients[hidden].fill(0.0);
-            }
-            let pairs = scores[visible.clone()].iter_mut().zip(&mut gradients[visible]);
-            for (score, gradient) in pairs {
-                let probability = exp::<FUSED>(*score * self.scale - log_sum);
-                *gradient = probability * (*gradient - along) * self.scale;
-                *score = probability;
             }
         }
     }
