@@ -46,7 +46,7 @@ pub use attention::{AttentionOps, self_attention};
 pub use dropout::dropout;
 pub use ema::{EmaOps, ema};
 pub use forest::{Forest, KeySpan, Layout, QuerySpan, Segment};
-pub use gated::{GatedOps, geglu, swiglu};
+pub use gated::{GatedOps, geglu, geglu_linear, swiglu, swiglu_linear};
 pub use layer_norm::{LayerNormOps, layer_norm_modulated};
 pub use linear::{LinearOps, linear};
 pub use mapped::MappedFile;

@@ -10,7 +10,7 @@ use ops::{Forest, Heads, Layout, PackedWeight, Precision, Rotation, TokenLogProb
 
 use super::adapter::{Adapter, LoraConfig};
 use super::cache::Cache;
-use super::config::{DecoderConfig, FeedForward, Norm, Positions};
+use super::config::{DecoderConfig, Norm, Positions};
 use super::packed::PackedEnds;
 use super::parameters::{self, Parameter};
 use super::projection::{Noise, Projection, taken};
@@ -487,16 +487,15 @@ impl Block {
         let x = x + self.output.forward(attend(q, k, v, heads), noise(3));
 
         let normed = self.feed_forward_norm.forward(x.clone(), config);
-        let inner = match &self.gate {
-            None => ops::gelu(self.up.forward(normed, noise(4))),
+        x + match &self.gate {
+            None => {
+                let inner = ops::gelu(self.up.forward(normed, noise(4)));
+                self.down.forward(inner, noise(6))
+            }
             Some(gate) => {
                 let [up, gate] = Projection::forward_all([(&self.up, noise(4)), (gate, noise(5))], normed);
-                match config.feed_forward {
-                    FeedForward::Geglu => ops::geglu(gate, up),
-                    FeedForward::Swiglu | FeedForward::Gelu => ops::swiglu(gate, up),
-                }
+                self.down.forward_gated(config.feed_forward, gate, up, noise(6))
             }
-        };
-        x + self.down.forward(inner, noise(6))
+        }
     }
 }

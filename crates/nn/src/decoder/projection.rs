@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use ops::{PackedWeight, Precision};
 
 use super::adapter::Adapter;
+use super::config::FeedForward;
 
 /// `y = x W + b`, plus `scale · (x A) B` where it is adapted (Hu et al. 2021, "LoRA").
 ///
@@ -73,6 +74,23 @@ impl Projection {
                 Some(adapter) => y + adapter.forward(x.clone(), noise),
             }
         })
+    }
+
+    /// The product with `silu(gate) * up` or `gelu(gate) * up`, which is not kept for the way back where that can be.
+    pub(super) fn forward_gated(
+        &self,
+        activation: FeedForward,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        noise: Option<Noise<'_>>,
+    ) -> Tensor<2> {
+        let alone = self.packed.is_none() && self.bias.is_none() && self.adapter.is_none();
+        match (activation, alone) {
+            (FeedForward::Geglu, true) => ops::geglu_linear(gate, up, self.weight.val()),
+            (FeedForward::Geglu, false) => self.forward(ops::geglu(gate, up), noise),
+            (_, true) => ops::swiglu_linear(gate, up, self.weight.val()),
+            (_, false) => self.forward(ops::swiglu(gate, up), noise),
+        }
     }
 
     /// Lays the weight out for decoding.
