@@ -269,76 +269,102 @@ impl<A: Gated> Kernel for Derivatives<'_, A> {
 
 impl<B: GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        let parents = [gate.node(), up.node()];
-        let (gate, up) = (gate.into_primitive(), up.into_primitive());
-        let output = B::swiglu(gate.clone(), up.clone());
-        match SwigluBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((gate, up), output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        GatedBackward(Activation::Silu).track::<B, C>(gate, up)
     }
 
     fn geglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        let parents = [gate.node(), up.node()];
-        let (gate, up) = (gate.into_primitive(), up.into_primitive());
-        let output = B::geglu(gate.clone(), up.clone());
-        match GegluBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((gate, up), output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        GatedBackward(Activation::Gelu).track::<B, C>(gate, up)
     }
 
     fn swiglu_linear(gate: FloatTensor<Self>, up: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let parents = [gate.node(), up.node(), weight.node()];
-        let inputs = [gate, up, weight].map(FloatTensor::<Self>::into_primitive);
-        let [gate, up, weight] = inputs.clone();
-        let output = B::swiglu_linear(gate, up, weight);
-        match SwigluBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(inputs, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        GatedBackward(Activation::Silu).track_linear::<B, C>([gate, up, weight])
     }
 
     fn geglu_linear(gate: FloatTensor<Self>, up: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let parents = [gate.node(), up.node(), weight.node()];
-        let inputs = [gate, up, weight].map(FloatTensor::<Self>::into_primitive);
-        let [gate, up, weight] = inputs.clone();
-        let output = B::geglu_linear(gate, up, weight);
-        match GegluBackward.prepare::<C>(parents).compute_bound().stateful() {
+        GatedBackward(Activation::Gelu).track_linear::<B, C>([gate, up, weight])
+    }
+}
+
+/// Which of the two operations is meant.
+#[derive(Clone, Copy, Debug)]
+enum Activation {
+    Silu,
+    Gelu,
+}
+
+impl Activation {
+    fn apply<B: GatedOps>(self, gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+        match self {
+            Self::Silu => B::swiglu(gate, up),
+            Self::Gelu => B::geglu(gate, up),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedBackward(Activation);
+
+impl GatedBackward {
+    fn track<B: GatedOps, C: CheckpointStrategy>(
+        self,
+        gate: FloatTensor<Autodiff<B, C>>,
+        up: FloatTensor<Autodiff<B, C>>,
+    ) -> FloatTensor<Autodiff<B, C>> {
+        let parents = [gate.node(), up.node()];
+        let inputs = [gate.into_primitive(), up.into_primitive()];
+        let [gate, up] = inputs.clone();
+        let output = self.0.apply::<B>(gate, up);
+        match self.prepare::<C>(parents).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish(inputs, output),
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
-}
 
-/// Registers the gradients of those of `gate` and `up` that are tracked.
-fn register<B: Backend>(
-    parents: [Option<NodeId>; 2],
-    (gate, up): (FloatTensor<B>, FloatTensor<B>),
-    gradients: &mut Gradients,
-) {
-    for (parent, gradient) in parents.into_iter().zip([gate, up]) {
-        if let Some(parent) = parent {
-            gradients.register::<B>(parent, gradient);
+    fn track_linear<B: GatedOps, C: CheckpointStrategy>(
+        self,
+        inputs: [FloatTensor<Autodiff<B, C>>; 3],
+    ) -> FloatTensor<Autodiff<B, C>> {
+        let parents = inputs.each_ref().map(|input| input.node());
+        let inputs = inputs.map(|input| input.into_primitive());
+        let [gate, up, weight] = inputs.clone();
+        let output = B::linear_without_bias(self.0.apply::<B>(gate, up), weight);
+        match self.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(inputs, output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+
+    /// Registers the gradients of those of `gate` and `up` that are tracked.
+    fn register<B: GatedOps>(
+        &self,
+        parents: [Option<NodeId>; 2],
+        [gate, up]: [FloatTensor<B>; 2],
+        gradient: FloatTensor<B>,
+        gradients: &mut Gradients,
+    ) {
+        let (of_gate, of_up) = match self.0 {
+            Activation::Silu => B::swiglu_gradients(gate, up, gradient),
+            Activation::Gelu => B::geglu_gradients(gate, up, gradient),
+        };
+        for (parent, gradient) in parents.into_iter().zip([of_gate, of_up]) {
+            if let Some(parent) = parent {
+                gradients.register::<B>(parent, gradient);
+            }
         }
     }
 }
 
-#[derive(Debug)]
-struct SwigluBackward;
-
-impl<B: GatedOps> Backward<B, 2> for SwigluBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+impl<B: GatedOps> Backward<B, 2> for GatedBackward {
+    type State = [FloatTensor<B>; 2];
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let (gate, up) = ops.state;
         let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
-        register::<B>(parents, B::swiglu_gradients(gate, up, gradient), gradients);
+        self.register::<B>(parents, ops.state, gradient, gradients);
     }
 }
 
-impl<B: GatedOps> Backward<B, 3> for SwigluBackward {
+impl<B: GatedOps> Backward<B, 3> for GatedBackward {
     type State = [FloatTensor<B>; 3];
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
@@ -346,52 +372,12 @@ impl<B: GatedOps> Backward<B, 3> for SwigluBackward {
         let [gate, up, weight] = ops.state;
         let [gate_parent, up_parent, weight_parent] = ops.parents.map(|parent| parent.map(|parent| parent.id));
         if let Some(parent) = weight_parent {
-            let inner = B::swiglu(gate.clone(), up.clone());
+            let inner = self.0.apply::<B>(gate.clone(), up.clone());
             gradients.register::<B>(parent, B::linear_weight_gradient(inner, gradient.clone()));
         }
         if gate_parent.is_some() || up_parent.is_some() {
             let gradient = B::linear_input_gradient(gradient, weight);
-            register::<B>(
-                [gate_parent, up_parent],
-                B::swiglu_gradients(gate, up, gradient),
-                gradients,
-            );
-        }
-    }
-}
-
-#[derive(Debug)]
-struct GegluBackward;
-
-impl<B: GatedOps> Backward<B, 2> for GegluBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>);
-
-    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let gradient = gradients.consume::<B>(&ops.node);
-        let (gate, up) = ops.state;
-        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
-        register::<B>(parents, B::geglu_gradients(gate, up, gradient), gradients);
-    }
-}
-
-impl<B: GatedOps> Backward<B, 3> for GegluBackward {
-    type State = [FloatTensor<B>; 3];
-
-    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let gradient = gradients.consume::<B>(&ops.node);
-        let [gate, up, weight] = ops.state;
-        let [gate_parent, up_parent, weight_parent] = ops.parents.map(|parent| parent.map(|parent| parent.id));
-        if let Some(parent) = weight_parent {
-            let inner = B::geglu(gate.clone(), up.clone());
-            gradients.register::<B>(parent, B::linear_weight_gradient(inner, gradient.clone()));
-        }
-        if gate_parent.is_some() || up_parent.is_some() {
-            let gradient = B::linear_input_gradient(gradient, weight);
-            register::<B>(
-                [gate_parent, up_parent],
-                B::geglu_gradients(gate, up, gradient),
-                gradients,
-            );
+            self.register::<B>([gate_parent, up_parent], [gate, up], gradient, gradients);
         }
     }
 }

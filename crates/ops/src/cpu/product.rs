@@ -27,8 +27,8 @@ const COLUMNS: usize = 2048;
 /// Rows of a task: with [`DEPTH`] products each 192 KiB. A multiple of every size of a group.
 const ROWS: usize = 48;
 
-/// Up to so many rows a right factor of whole rows is read where it lies: all rows are one group, so that packing would
-/// only copy.
+/// Up to so many rows a right factor of whole rows is read where it lies: they are one group or two, so packing would be as
+/// much work as the product.
 const FEW: usize = 6;
 
 /// Tasks that a product is cut into at least, if it has the columns.
