@@ -19,6 +19,7 @@ portable![
     crate::norm::NormOps,
     crate::packed::PackedLinearOps,
     crate::residual::ResidualOps,
+    crate::rms_normed::RmsNormedOps,
     crate::rotary::RotaryOps,
     crate::rows::RowOps,
     crate::sum_of_squares::SumOfSquaresOps,

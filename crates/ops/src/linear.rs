@@ -245,23 +245,46 @@ impl Kernel for AddRows<'_> {
 impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let parents = [x.node(), weight.node()];
-        let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let output = B::linear_without_bias(x.clone(), weight.clone());
+        let ([x, weight], kept) = factors::<B, C>(x, weight);
+        let output = B::linear_without_bias(x, weight);
         match LinearBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((x, weight), output),
+            OpsKind::Tracked(prepared) => prepared.finish(kept, output),
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
 
     fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let parents = [x.node(), weight.node(), bias.node()];
-        let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let output = B::linear_with_bias(x.clone(), weight.clone(), bias.into_primitive());
+        let ([x, weight], kept) = factors::<B, C>(x, weight);
+        let output = B::linear_with_bias(x, weight, bias.into_primitive());
         match LinearBackward.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((x, weight), output),
+            OpsKind::Tracked(prepared) => prepared.finish(kept, output),
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
+}
+
+/// What the gradients of those inputs that are tracked need: where the weight is frozen, the rows are not kept.
+#[derive(Clone, Debug)]
+struct Kept<B: Backend> {
+    /// For the gradient of the weight.
+    x: Option<FloatTensor<B>>,
+    /// For that of the rows.
+    weight: Option<FloatTensor<B>>,
+}
+
+/// The factors of a product, and what is kept of them for the way back.
+fn factors<B: Backend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+) -> ([FloatTensor<B>; 2], Kept<B>) {
+    let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
+    let (x, weight) = (x.into_primitive(), weight.into_primitive());
+    let kept = Kept {
+        x: weight_tracked.then(|| x.clone()),
+        weight: x_tracked.then(|| weight.clone()),
+    };
+    ([x, weight], kept)
 }
 
 #[derive(Debug)]
@@ -271,24 +294,24 @@ impl LinearBackward {
     /// Registers the gradients of those of `x`, `weight` and the bias that are tracked.
     fn register<B: LinearOps>(
         [x_node, weight_node, bias_node]: [Option<NodeId>; 3],
-        (x, weight): (FloatTensor<B>, FloatTensor<B>),
+        kept: Kept<B>,
         gradient: FloatTensor<B>,
         gradients: &mut Gradients,
     ) {
         if let Some(node) = bias_node {
             gradients.register::<B>(node, B::linear_bias_gradient(gradient.clone()));
         }
-        if let Some(node) = weight_node {
+        if let (Some(node), Some(x)) = (weight_node, kept.x) {
             gradients.register::<B>(node, B::linear_weight_gradient(x, gradient.clone()));
         }
-        if let Some(node) = x_node {
+        if let (Some(node), Some(weight)) = (x_node, kept.weight) {
             gradients.register::<B>(node, B::linear_input_gradient(gradient, weight));
         }
     }
 }
 
 impl<B: LinearOps> Backward<B, 2> for LinearBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+    type State = Kept<B>;
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
@@ -298,7 +321,7 @@ impl<B: LinearOps> Backward<B, 2> for LinearBackward {
 }
 
 impl<B: LinearOps> Backward<B, 3> for LinearBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+    type State = Kept<B>;
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);

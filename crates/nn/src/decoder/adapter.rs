@@ -9,7 +9,7 @@ use rand::{Rng, RngExt as _};
 
 use super::model::Decoder;
 use super::parameters::{self, Parameter};
-use super::projection::Noise;
+use super::projection::{Noise, Rows};
 use crate::weights::save::untracked;
 
 /// A low-rank change of a projection: `scale · (dropout(x) A) B`.
@@ -26,14 +26,16 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn forward(&self, x: Tensor<2>, noise: Option<Noise<'_>>) -> Tensor<2> {
-        let x = match noise {
-            Some(Noise { keys, site }) if self.dropout > 0.0 => ops::dropout(x, keys, site, self.dropout),
-            _ => x,
+    pub(super) fn forward(&self, x: &Rows, noise: Option<Noise<'_>>) -> Tensor<2> {
+        let low = match noise {
+            Some(Noise { keys, site }) if self.dropout > 0.0 => {
+                let x = ops::dropout(x.values(), keys, site, self.dropout);
+                ops::linear(x, self.a.val(), None)
+            }
+            _ => x.linear(self.a.val(), None),
         };
         // The scale goes to the thin matrix in the middle.
-        let low = ops::linear(x, self.a.val(), None).mul_scalar(self.scale);
-        ops::linear(low, self.b.val(), None)
+        ops::linear(low.mul_scalar(self.scale), self.b.val(), None)
     }
 
     /// Width of the low-rank path.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ops::{Forest, Heads, Layout, PackedWeight, Precision, Rotation, TokenLogProb};
+use ops::{Forest, Heads, Layout, PackedWeight, Precision, RmsNormed, Rotation, TokenLogProb};
 
 use super::adapter::{Adapter, LoraConfig};
 use super::cache::Cache;
 use super::config::{DecoderConfig, Norm, Positions};
 use super::packed::PackedEnds;
 use super::parameters::{self, Parameter};
-use super::projection::{Noise, Projection, taken};
+use super::projection::{Noise, Projection, Rows, taken};
 
 /// A decoder-only language model.
 ///
@@ -416,11 +416,18 @@ fn select(from: Tensor<2>, rows: impl Iterator<Item = usize>) -> Tensor<2> {
 
 impl Normalization {
     fn forward(&self, x: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
+        self.rows(x, config).values()
+    }
+
+    /// The same for projections.
+    fn rows(&self, x: Tensor<2>, config: &DecoderConfig) -> Rows {
         let weight = self.weight.val();
+        let epsilon = config.norm_epsilon;
+        let normed = |weight| Rows::Normed(RmsNormed::new(x.clone(), weight, epsilon));
         match (config.norm, &self.bias) {
-            (Norm::Layer, Some(bias)) => ops::layer_norm(x, weight, bias.val(), config.norm_epsilon),
-            (Norm::OffsetRootMeanSquare, _) => ops::rms_norm(x, weight.add_scalar(1.0), config.norm_epsilon),
-            (Norm::RootMeanSquare | Norm::Layer, _) => ops::rms_norm(x, weight, config.norm_epsilon),
+            (Norm::Layer, Some(bias)) => Rows::Plain(ops::layer_norm(x, weight, bias.val(), epsilon)),
+            (Norm::OffsetRootMeanSquare, _) => normed(weight.add_scalar(1.0)),
+            (Norm::RootMeanSquare | Norm::Layer, _) => normed(weight),
         }
     }
 
@@ -463,7 +470,7 @@ impl Block {
             let site = layer as u64 * 8 + place;
             pass.dropout.map(|keys| Noise { keys, site })
         };
-        let normed = self.attention_norm.forward(x.clone(), config);
+        let normed = self.attention_norm.rows(x.clone(), config);
         let turn = |x: Tensor<2>, norm: &Option<Normalization>| {
             let x = match norm {
                 Some(norm) => norm.forward_heads(x, config),
@@ -475,7 +482,7 @@ impl Block {
             }
         };
         let projections = [(&self.query, noise(0)), (&self.key, noise(1)), (&self.value, noise(2))];
-        let [q, k, v] = Projection::forward_all(projections, normed);
+        let [q, k, v] = Projection::forward_all(projections, &normed);
         let (q, k) = (turn(q, &self.query_norm), turn(k, &self.key_norm));
         let heads = Heads {
             queries: config.heads,
@@ -486,14 +493,15 @@ impl Block {
         };
         let x = x + self.output.forward(attend(q, k, v, heads), noise(3));
 
-        let normed = self.feed_forward_norm.forward(x.clone(), config);
+        let normed = self.feed_forward_norm.rows(x.clone(), config);
         x + match &self.gate {
             None => {
-                let inner = ops::gelu(self.up.forward(normed, noise(4)));
+                let [inner] = Projection::forward_all([(&self.up, noise(4))], &normed);
+                let inner = ops::gelu(inner);
                 self.down.forward(inner, noise(6))
             }
             Some(gate) => {
-                let [up, gate] = Projection::forward_all([(&self.up, noise(4)), (gate, noise(5))], normed);
+                let [up, gate] = Projection::forward_all([(&self.up, noise(4)), (gate, noise(5))], &normed);
                 self.down.forward_gated(config.feed_forward, gate, up, noise(6))
             }
         }

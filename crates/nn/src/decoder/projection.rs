@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use ops::{PackedWeight, Precision};
+use ops::{PackedWeight, Precision, RmsNormed};
 
 use super::adapter::Adapter;
 use super::config::FeedForward;
@@ -34,6 +34,32 @@ pub(super) struct Noise<'a> {
     pub site: u64,
 }
 
+/// Rows that projections map, `[tokens, inputs]`.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a block has two of them")]
+pub(super) enum Rows {
+    /// As they are.
+    Plain(Tensor<2>),
+    /// From a norm, by which they can be had again: training does not keep them.
+    Normed(RmsNormed),
+}
+
+impl Rows {
+    pub(super) fn values(&self) -> Tensor<2> {
+        match self {
+            Self::Plain(rows) => rows.clone(),
+            Self::Normed(normed) => normed.rows(),
+        }
+    }
+
+    pub(super) fn linear(&self, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        match (self, bias) {
+            (Self::Normed(normed), None) => normed.linear(weight),
+            (rows, bias) => ops::linear(rows.values(), weight, bias),
+        }
+    }
+}
+
 impl Projection {
     pub(super) fn new(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
         Self {
@@ -46,14 +72,14 @@ impl Projection {
 
     /// [tokens, inputs] to [tokens, outputs].
     pub(super) fn forward(&self, x: Tensor<2>, noise: Option<Noise<'_>>) -> Tensor<2> {
-        let [y] = Self::forward_all([(self, noise)], x);
+        let [y] = Self::forward_all([(self, noise)], &Rows::Plain(x));
         y
     }
 
     /// The same for projections of the same rows, which are worked out together where that is faster.
     pub(super) fn forward_all<const N: usize>(
         projections: [(&Self, Option<Noise<'_>>); N],
-        x: Tensor<2>,
+        x: &Rows,
     ) -> [Tensor<2>; N] {
         let packed: Vec<&Arc<PackedWeight>> = projections
             .iter()
@@ -61,17 +87,17 @@ impl Projection {
             .collect();
         let mut together = <[_; N]>::try_from(packed)
             .ok()
-            .map(|packed| ops::packed_linears(x.clone(), packed).into_iter());
+            .map(|packed| ops::packed_linears(x.values(), packed).into_iter());
         projections.map(|(projection, noise)| {
             let bias = projection.bias.as_ref().map(Param::val);
             let y = match (together.as_mut().and_then(Iterator::next), bias) {
                 (Some(y), None) => y,
                 (Some(y), Some(bias)) => y + bias.unsqueeze(),
-                (None, bias) => ops::linear(x.clone(), projection.weight.val(), bias),
+                (None, bias) => x.linear(projection.weight.val(), bias),
             };
             match &projection.adapter {
                 None => y,
-                Some(adapter) => y + adapter.forward(x.clone(), noise),
+                Some(adapter) => y + adapter.forward(x, noise),
             }
         })
     }
