@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::matrix::{Matrix, MatrixMut};
 use super::product::blocks;
-use super::tile::{self, Line, Packed, Tile, Whole, largest_group};
+use super::tile::{self, Line, Packed, Piece, Tile, Whole, largest_group};
 use super::vector::{self, Kernel, LANES};
 
 /// Depths that share a scale.
@@ -36,11 +36,20 @@ pub(crate) fn widened(bits: u16) -> f32 {
 }
 
 impl tile::Panel for Bfloat16<'_> {
+    type Piece = Self;
+
     #[inline(always)]
     fn part(self, depths: Range<usize>) -> Self {
         Self(&self.0[depths])
     }
 
+    #[inline(always)]
+    fn piece(self, depths: Range<usize>) -> Self {
+        self.part(depths)
+    }
+}
+
+impl Piece for Bfloat16<'_> {
     #[inline(always)]
     fn at(&self, depth: usize) -> [f32; LANES] {
         self.0[depth].map(widened)
@@ -55,22 +64,45 @@ struct EightBit<'a> {
     offset: usize,
 }
 
-impl tile::Panel for EightBit<'_> {
+/// Depths that share their scales.
+struct Scaled<'a> {
+    values: &'a [[i8; LANES]],
+    scales: [f32; LANES],
+}
+
+impl<'a> tile::Panel for EightBit<'a> {
+    type Piece = Scaled<'a>;
+
     #[inline(always)]
     fn part(self, depths: Range<usize>) -> Self {
+        let start = self.offset + depths.start;
         Self {
-            scales: &self.scales[depths.start / SCALED..],
-            offset: depths.start % SCALED,
+            scales: &self.scales[start / SCALED..],
+            offset: start % SCALED,
             values: &self.values[depths],
         }
     }
 
     #[inline(always)]
+    fn piece_length(&self, depth: usize, left: usize) -> usize {
+        left.min(SCALED - (self.offset + depth) % SCALED)
+    }
+
+    #[inline(always)]
+    fn piece(self, depths: Range<usize>) -> Scaled<'a> {
+        Scaled {
+            scales: self.scales[(self.offset + depths.start) / SCALED].map(widened),
+            values: &self.values[depths],
+        }
+    }
+}
+
+impl Piece for Scaled<'_> {
+    #[inline(always)]
     fn at(&self, depth: usize) -> [f32; LANES] {
-        let (values, scales) = (&self.values[depth], &self.scales[(self.offset + depth) / SCALED]);
         let mut numbers = [0.0; LANES];
-        for (lane, number) in numbers.iter_mut().enumerate() {
-            *number = f32::from(values[lane]) * widened(scales[lane]);
+        for ((number, &value), scale) in numbers.iter_mut().zip(&self.values[depth]).zip(self.scales) {
+            *number = f32::from(value) * scale;
         }
         numbers
     }
@@ -128,8 +160,14 @@ impl<N: tile::Panel> Kernel for Unpack<'_, N> {
 
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        for (depth, to) in self.to.iter_mut().enumerate() {
-            to.0 = self.numbers.at(depth);
+        let mut start = 0;
+        while start < self.to.len() {
+            let length = self.numbers.piece_length(start, self.to.len() - start);
+            let piece = self.numbers.piece(start..start + length);
+            for (depth, to) in self.to[start..start + length].iter_mut().enumerate() {
+                to.0 = piece.at(depth);
+            }
+            start += length;
         }
     }
 }

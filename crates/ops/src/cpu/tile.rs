@@ -12,10 +12,25 @@ pub(crate) struct Line(pub(crate) [f32; LANES]);
 
 /// [`LANES`] columns of a factor.
 pub(crate) trait Panel: Copy {
+    /// Depths that are read in one way.
+    type Piece: Piece;
+
     /// Those of some depths.
     fn part(self, depths: Range<usize>) -> Self;
 
-    /// Their elements at a depth.
+    /// How many depths from `depth` on, of `left` at most, are in one piece.
+    #[inline(always)]
+    fn piece_length(&self, _depth: usize, left: usize) -> usize {
+        left
+    }
+
+    /// The piece of these depths.
+    fn piece(self, depths: Range<usize>) -> Self::Piece;
+}
+
+/// [`LANES`] columns over a few depths.
+pub(crate) trait Piece {
+    /// Their elements at a depth of the piece.
     fn at(&self, depth: usize) -> [f32; LANES];
 }
 
@@ -27,11 +42,20 @@ pub(crate) struct Packed<'a>(pub(crate) &'a [Line]);
 const AHEAD: usize = 16;
 
 impl Panel for Packed<'_> {
+    type Piece = Self;
+
     #[inline(always)]
     fn part(self, depths: Range<usize>) -> Self {
         Self(&self.0[depths])
     }
 
+    #[inline(always)]
+    fn piece(self, depths: Range<usize>) -> Self {
+        self.part(depths)
+    }
+}
+
+impl Piece for Packed<'_> {
     #[inline(always)]
     fn at(&self, depth: usize) -> [f32; LANES] {
         prefetch(self.0.as_ptr().wrapping_add(depth + AHEAD));
@@ -44,11 +68,20 @@ impl Panel for Packed<'_> {
 pub(crate) struct InRows<'a>(pub(crate) Matrix<'a>);
 
 impl Panel for InRows<'_> {
+    type Piece = Self;
+
     #[inline(always)]
     fn part(self, depths: Range<usize>) -> Self {
         Self(self.0.part(depths, 0..LANES))
     }
 
+    #[inline(always)]
+    fn piece(self, depths: Range<usize>) -> Self {
+        self.part(depths)
+    }
+}
+
+impl Piece for InRows<'_> {
     #[inline(always)]
     fn at(&self, depth: usize) -> [f32; LANES] {
         let mut columns = [0.0; LANES];
@@ -67,7 +100,10 @@ pub(crate) trait Rows: Copy {
 }
 
 /// Rows that are worked on together.
-pub(crate) trait Group {
+pub(crate) trait Group: Copy {
+    /// Those at some depths.
+    fn part(self, depths: Range<usize>) -> Self;
+
     /// The element of row `row` of the group at a depth.
     fn at(&self, row: usize, depth: usize) -> f32;
 }
@@ -76,6 +112,7 @@ pub(crate) trait Group {
 #[derive(Clone, Copy)]
 pub(crate) struct Whole<'a>(pub(crate) Matrix<'a>);
 
+#[derive(Clone, Copy)]
 pub(crate) struct WholeGroup<'a, const COUNT: usize>([&'a [f32]; COUNT]);
 
 impl<'a> Rows for Whole<'a> {
@@ -93,6 +130,14 @@ impl<'a> Rows for Whole<'a> {
 
 impl<const COUNT: usize> Group for WholeGroup<'_, COUNT> {
     #[inline(always)]
+    fn part(mut self, depths: Range<usize>) -> Self {
+        for row in &mut self.0 {
+            *row = &row[depths.clone()];
+        }
+        self
+    }
+
+    #[inline(always)]
     fn at(&self, row: usize, depth: usize) -> f32 {
         self.0[row][depth]
     }
@@ -105,6 +150,7 @@ pub(crate) struct Gathered<'a> {
     pub(crate) depth: usize,
 }
 
+#[derive(Clone, Copy)]
 pub(crate) struct GatheredGroup<'a, const COUNT: usize>(&'a [[f32; COUNT]]);
 
 impl<'a> Rows for Gathered<'a> {
@@ -117,6 +163,11 @@ impl<'a> Rows for Gathered<'a> {
 }
 
 impl<const COUNT: usize> Group for GatheredGroup<'_, COUNT> {
+    #[inline(always)]
+    fn part(self, depths: Range<usize>) -> Self {
+        Self(&self.0[depths])
+    }
+
     #[inline(always)]
     fn at(&self, row: usize, depth: usize) -> f32 {
         self.0[depth][row]
@@ -177,18 +228,23 @@ macro_rules! rows_times_panel {
     ($tile:ident, $first:ident, $count:literal: $($index:literal)*) => {{
         let depth = $tile.depth;
         let rows = $tile.rows.group::<$count>($first, depth);
-        // Told how much there is, the compiler checks no index in the loop.
-        let panel = $tile.panel.part(0..depth);
         $(prefetch($tile.to.row($first + $index).as_ptr());)*
         let mut sums = [[0.0_f32; LANES]; $count];
-        for depth in 0..depth {
-            let columns = panel.at(depth);
-            $(
-                let factor = rows.at($index, depth);
-                for (sum, &column) in sums[$index].iter_mut().zip(&columns) {
-                    *sum = multiply_add::<FUSED>(factor, column, *sum);
-                }
-            )*
+        let mut start = 0;
+        while start < depth {
+            let length = $tile.panel.piece_length(start, depth - start);
+            // Told how much there is, the compiler checks no index in the loop.
+            let (rows, piece) = (rows.part(start..start + length), $tile.panel.piece(start..start + length));
+            for depth in 0..length {
+                let columns = piece.at(depth);
+                $(
+                    let factor = rows.at($index, depth);
+                    for (sum, &column) in sums[$index].iter_mut().zip(&columns) {
+                        *sum = multiply_add::<FUSED>(factor, column, *sum);
+                    }
+                )*
+            }
+            start += length;
         }
         $($tile.to.put($first + $index, $tile.add, sums[$index]);)*
     }};
