@@ -18,20 +18,17 @@ class Trained:
     rows: list = field(default_factory=list)
 
 
-def plain(directory, **settings):
-    """TRL's defaults but for what makes a run comparable: no bfloat16, no recomputation, no shuffling, nothing written."""
-    return SFTConfig(
-        str(directory),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        train_sampling_strategy="sequential",
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **settings,
-    )
+# TRL's defaults but for what makes a run comparable: no bfloat16, no recomputation, no shuffling, nothing written.
+PLAIN = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "train_sampling_strategy": "sequential",
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 
 
 def open_tokenizer(directory):
@@ -48,7 +45,7 @@ def train(model, rows, directory, *, tokenizer=None, eval_rows=None, peft_config
         model = AutoModelForCausalLM.from_pretrained(model)
     trainer = SFTTrainer(
         model,
-        plain(directory, **settings),
+        SFTConfig(str(directory), **PLAIN, **settings),
         train_dataset=datasets.Dataset.from_list(rows),
         eval_dataset=datasets.Dataset.from_list(eval_rows) if eval_rows else None,
         processing_class=tokenizer,

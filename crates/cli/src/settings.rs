@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 /// # Errors
 /// A file that cannot be read, is not TOML, or holds a key or value that the settings do not know; the message names
 /// file and key.
-pub fn resolve<T: DeserializeOwned>(
+pub fn resolve<T: Serialize + DeserializeOwned>(
     files: impl IntoIterator<Item = Option<impl AsRef<Path>>>,
     flags: &impl Serialize,
 ) -> miette::Result<T> {
@@ -31,15 +31,34 @@ pub fn resolve<T: DeserializeOwned>(
             own.insert(key.replace('_', "-"), value);
         }
         // Each file is checked by itself, so that the message can name it.
-        own.clone()
-            .try_into::<T>()
-            .map_err(|error| miette!("{}: {error}", path.display()))?;
+        read::<T>(own.clone()).map_err(|error| miette!("{}: {error}", path.display()))?;
         settings.extend(own);
     }
     settings.extend(toml::Table::try_from(flags).into_diagnostic()?);
-    settings
-        .try_into()
-        .map_err(|error| miette!("the settings make no run: {error}"))
+    read(settings).map_err(|error| miette!("the settings make no run: {error}"))
+}
+
+/// The settings of a table, all of whose keys they must know.
+///
+/// Where settings are made of several structures, serde neither refuses unknown keys nor names the key of a wrong value.
+fn read<T: Serialize + DeserializeOwned>(table: toml::Table) -> Result<T, String> {
+    let settings: T = table.clone().try_into().map_err(|error: toml::de::Error| {
+        let alone = |(key, value): (&String, &toml::Value)| {
+            let one: Result<T, toml::de::Error> = toml::Table::from_iter([(key.clone(), value.clone())]).try_into();
+            one.err().map(|error| (key.clone(), error.to_string()))
+        };
+        match table.iter().find_map(alone) {
+            Some((key, error)) if !error.contains(&key) => format!("{key}: {}", error.trim_end()),
+            _ => error.to_string(),
+        }
+    })?;
+    let known = toml::Table::try_from(&settings).map_err(|error| error.to_string())?;
+    match table.keys().find(|key| !known.contains_key(*key)) {
+        Some(key) => Err(format!(
+            "unknown setting `{key}`; --help lists the flags, whose names the settings share"
+        )),
+        None => Ok(settings),
+    }
 }
 
 #[cfg(test)]
@@ -47,61 +66,86 @@ mod tests {
     use super::*;
     use serde::Deserialize;
 
-    #[derive(Debug, Deserialize, PartialEq)]
-    #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
+    #[serde(default, rename_all = "kebab-case")]
     struct Settings {
+        kind: String,
+        #[serde(flatten)]
+        shared: Shared,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
+    #[serde(default, rename_all = "kebab-case")]
+    struct Shared {
         batch_size: u64,
         rate: f64,
-        kind: String,
+        least: Option<u64>,
+    }
+
+    impl Default for Shared {
+        fn default() -> Self {
+            Self {
+                batch_size: 1,
+                rate: 0.5,
+                least: None,
+            }
+        }
     }
 
     impl Default for Settings {
         fn default() -> Self {
             Self {
-                batch_size: 1,
-                rate: 0.5,
                 kind: "a".to_owned(),
+                shared: Shared::default(),
             }
         }
     }
 
-    #[derive(Serialize)]
+    #[derive(Default, Serialize)]
     #[serde(rename_all = "kebab-case")]
     struct Flags {
-        batch_size: Option<u64>,
         kind: Option<&'static str>,
+        #[serde(flatten)]
+        shared: SharedFlags,
+    }
+
+    #[derive(Default, Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct SharedFlags {
+        batch_size: Option<u64>,
     }
 
     #[test]
     fn later_settings_win_and_absent_flags_do_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.toml");
-        std::fs::write(&path, "batch_size = 8\nkind = 'b'").unwrap();
+        std::fs::write(&path, "batch_size = 8\nkind = 'b'\nrate = 1\nleast = 3").unwrap();
         let flags = Flags {
-            batch_size: None,
             kind: Some("c"),
+            ..Flags::default()
         };
         let settings: Settings = resolve([Some(&path)], &flags).unwrap();
-        assert_eq!(
-            settings,
-            Settings {
-                batch_size: 8,
-                rate: 0.5,
-                kind: "c".to_owned()
-            }
-        );
+        let shared = Shared {
+            batch_size: 8,
+            rate: 1.0,
+            least: Some(3),
+        };
+        let kind = "c".to_owned();
+        assert_eq!(settings, Settings { kind, shared });
     }
 
     #[test]
     fn a_wrong_key_is_named_with_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.toml");
-        std::fs::write(&path, "batch-sice = 8").unwrap();
-        let flags = Flags {
-            batch_size: None,
-            kind: None,
-        };
-        let error = resolve::<Settings>([Some(&path)], &flags).unwrap_err().to_string();
-        assert!(error.contains("a.toml") && error.contains("batch-sice"), "{error}");
+        for (text, expected) in [
+            ("batch-sice = 8", "batch-sice"),
+            ("kind = 'b'\nrate = 'fast'", "rate: "),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = resolve::<Settings>([Some(&path)], &Flags::default());
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("a.toml") && error.contains(expected), "{error}");
+        }
     }
 }

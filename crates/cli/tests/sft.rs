@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, strings};
 use support::{message, model, run};
 
 mod support;
@@ -70,40 +71,6 @@ impl Place {
         good(&self.arguments(name, more));
         self.path(name)
     }
-}
-
-fn strings(arguments: &[String]) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
-}
-
-/// Runs and expects success; what was written to standard output.
-fn good(arguments: &[String]) -> String {
-    let output = run(&strings(arguments));
-    assert!(output.status.success(), "{arguments:?}: {}", message(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
-}
-
-/// Lines of metrics without their times.
-fn metrics(run: &Path) -> Vec<Map<String, Value>> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let line = |line: &str| {
-        let mut object: Map<_, _> = serde_json::from_str(line).unwrap();
-        object.remove("step_seconds");
-        object.remove("tokens_per_second");
-        object
-    };
-    text.lines().map(line).collect()
-}
-
-fn assert_same_bits(one: &Path, other: &Path, files: &[&str]) {
-    for file in files {
-        assert!(bytes(one.join(file)) == bytes(other.join(file)), "{file}");
-    }
-    assert_eq!(metrics(one), metrics(other));
 }
 
 /// The log-probabilities that a model gives the tiny data's answers.
@@ -211,33 +178,7 @@ fn a_killed_run_resumes_to_the_same_bits() {
         let resume: Vec<String> = ["-q", "sft", "--resume", "--out", killed.to_str().unwrap()]
             .map(str::to_owned)
             .to_vec();
-        // Killed again and again, after times that have nothing to do with its steps.
-        let mut kills = 0;
-        let mut wait = 11;
-        loop {
-            let arguments = if killed.join("config.toml").exists() {
-                &resume
-            } else {
-                &start
-            };
-            let mut child = Command::new(env!("CARGO_BIN_EXE_posterior"))
-                .args(arguments)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            // More and more time, so that the run gets to its end.
-            wait = wait * 5 / 4 + 7;
-            std::thread::sleep(Duration::from_millis(wait));
-            if let Some(status) = child.try_wait().unwrap() {
-                assert!(status.success());
-                break;
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-            kills += 1;
-        }
+        let kills = kill_until_done(&killed, &start, &resume);
         assert!(kills > 2, "killed {kills} times only");
         let files = [
             weights,

@@ -1,10 +1,12 @@
 //! Language models and preferences: text in, tuned models out.
 //!
 //! [`data`] reads rows from files, [`text`] and [`encode`] make tokens of them, [`model`] opens a model with its
-//! tokenizer and [`save`] writes it, [`generate`] draws texts from it, [`score`] judges given ones, and [`sft`] tunes
-//! it to examples.
+//! tokenizer and [`save`] writes it, [`generate`] draws texts from it and [`score`] judges given ones. [`tuning`] is what
+//! trainers share; [`sft`] tunes a model to examples and [`dpo`] to preferences between them ([`comparison`]).
 
+pub mod comparison;
 pub mod data;
+pub mod dpo;
 pub mod encode;
 pub mod generate;
 pub mod model;
@@ -13,6 +15,7 @@ pub mod save;
 pub mod score;
 pub mod sft;
 pub mod text;
+pub mod tuning;
 
 /// The example in the README.
 #[doc = include_str!("../README.md")]

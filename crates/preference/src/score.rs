@@ -1,9 +1,10 @@
 //! Log-probabilities of given responses.
 
-use std::sync::Arc;
-
+use burn::tensor::Tensor;
 use nn::decoder::Decoder;
-use ops::Forest;
+
+use crate::comparison::{Prompt, Trees};
+use crate::text::Ranked;
 
 /// Responses that cannot be scored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,27 +50,25 @@ pub fn log_probs(decoder: &Decoder, prompt: &[u32], responses: &[Vec<u32>]) -> R
     if let Some(positions) = config.learned_positions().filter(|positions| length > *positions) {
         return Err(ScoreError::TooLong { length, positions });
     }
-    let mut forest = Forest::default();
-    let root = forest.push(prompt.len(), None);
-    let (mut tokens, mut rows) = (prompt.to_vec(), Vec::new());
-    for response in responses {
-        let segment = forest.push(response.len(), Some(root));
-        let start = forest.segments()[segment].start;
-        // The first token is foretold by the prompt's last, the others by the one before.
-        rows.extend((0..response.len()).map(|i| if i == 0 { prompt.len() - 1 } else { start + i - 1 }));
-        tokens.extend(response);
-    }
-    let targets: Arc<[u32]> = responses.concat().into();
-    let found = decoder.token_log_prob(decoder.hidden(&tokens, &forest), &rows, targets, 1.0);
-    let found = found
-        .log_prob
-        .into_data()
-        .convert::<f32>()
-        .try_into_vec::<f32>()
-        .unwrap_or_default();
-    let mut rest = found.into_iter().map(f64::from);
-    Ok(responses
-        .iter()
-        .map(|response| rest.by_ref().take(response.len()).collect())
-        .collect())
+    let prompt = Ranked {
+        prompt: prompt.to_vec(),
+        responses: responses.to_vec(),
+    };
+    Ok(log_probs_of(decoder, [&prompt]))
+}
+
+/// The log-probability of each token of each response to several prompts, those of the first prompt first. Without a
+/// prompt a response's first token has none.
+pub(crate) fn log_probs_of<'a>(decoder: &Decoder, prompts: impl IntoIterator<Item = &'a Ranked>) -> Vec<Vec<f64>> {
+    let trees = Trees::of(prompts, Prompt::Shared);
+    let hidden = decoder.hidden(&trees.tokens, &trees.forest);
+    let found = decoder.token_log_prob(hidden, &trees.rows, trees.targets.into(), 1.0);
+    let found = host(&found.log_prob);
+    trees.responses.into_iter().map(|rows| found[rows].to_vec()).collect()
+}
+
+/// The values of a tensor.
+pub(crate) fn host(tensor: &Tensor<1>) -> Vec<f64> {
+    let values = tensor.clone().into_data().convert::<f32>().try_into_vec::<f32>();
+    values.unwrap_or_default().into_iter().map(f64::from).collect()
 }

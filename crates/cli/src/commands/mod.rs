@@ -4,11 +4,13 @@ pub mod audit;
 pub mod convert;
 pub mod demo;
 pub mod diffusion;
+pub mod dpo;
 pub mod language;
 pub mod rank;
 pub mod sft;
 pub mod solve;
 pub mod training;
+pub mod tuning;
 
 use clap::CommandFactory as _;
 

@@ -29,7 +29,7 @@ pub struct RunArguments {
 
 impl RunArguments {
     /// The settings of files and flags; on resume the run's own stand in the place of the defaults.
-    pub fn settings<T: DeserializeOwned>(&self, flags: &impl Serialize) -> miette::Result<T> {
+    pub fn settings<T: Serialize + DeserializeOwned>(&self, flags: &impl Serialize) -> miette::Result<T> {
         if self.resume && !Run::exists(&self.out) {
             return Err(miette!(
                 "there is no run to resume in {}; leave --resume out to start one there",
@@ -68,12 +68,17 @@ pub fn drive<T: Task>(
     context: &Context,
 ) -> miette::Result<Outcome> {
     let interrupt = Interrupt::on_signals().into_diagnostic()?;
-    let progress = if context.quiet {
+    let mut progress = progress(context).showing(shown);
+    train(run, settings, task, &mut progress, &interrupt)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("training {} stopped", run.directory().display()))
+}
+
+/// What shows how far something is.
+pub fn progress(context: &Context) -> Progress {
+    if context.quiet {
         Progress::silent()
     } else {
         Progress::on_standard_error()
-    };
-    train(run, settings, task, &mut progress.showing(shown), &interrupt)
-        .into_diagnostic()
-        .wrap_err_with(|| format!("training {} stopped", run.directory().display()))
+    }
 }

@@ -6,6 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+#[allow(dead_code, reason = "each test file uses a part")]
+pub mod training;
+
 /// What the tokenizer knows; ids count from 0.
 const WORDS: &[&str] = &[
     "<unk>",

@@ -8,11 +8,15 @@
 //! - [`plackett_luce`]: rankings without ties, in full, to the first m places, or only the best of K. Two items in
 //!   full are Bradley-Terry.
 //! - [`davidson_luce`]: rankings with ties of any size; two items are Davidson's model, no ties are Plackett-Luce.
+//! - [`partial`]: rankings of which the order is known in part, by Plackett-Luce summed over the orders that agree.
+//! - [`pair_loss`]: what else is made of a pair's log-ratios in training: hinge, IPO, robust and others.
 //! - [`sample`]: rankings drawn from Plackett-Luce.
 //!
 //! These are the f64 references for every faster implementation; the fit of item strengths runs them directly.
 
 pub mod bradley_terry;
 pub mod davidson_luce;
+pub mod pair_loss;
+pub mod partial;
 pub mod plackett_luce;
 pub mod sample;

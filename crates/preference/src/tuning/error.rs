@@ -12,9 +12,9 @@ use crate::data::DataError;
 use crate::model::ModelError;
 use crate::text::TextError;
 
-/// Fine-tuning failed.
+/// Tuning failed.
 #[derive(Debug, thiserror::Error)]
-pub enum SftError {
+pub enum TuningError {
     /// The settings make no run.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -120,5 +120,42 @@ pub enum SftError {
         before: String,
         /// Its checksum now.
         now: String,
+    },
+    /// Before the first update policy and reference are one, so the loss is known.
+    #[error(
+        "before the first update the loss is {loss}, but with policy and reference the same it must be {expected} (ln 2 of \
+         pairs, ln K! of rankings): they differ; this is a fault of the program, please report it with model and data"
+    )]
+    FirstLoss {
+        /// The loss.
+        loss: f64,
+        /// What it must be.
+        expected: f64,
+    },
+    /// A reference that counts other tokens.
+    #[error(
+        "the reference {reference} has {others} tokens, but the model has {own}; give a reference with the same tokenizer"
+    )]
+    ReferenceVocabulary {
+        /// The reference.
+        reference: String,
+        /// The model's number of tokens.
+        own: usize,
+        /// The reference's.
+        others: usize,
+    },
+    /// The reference is broken.
+    #[error(
+        "the reference gives a response of example {} a log-probability that is no number; its weights are damaged", example + 1
+    )]
+    ReferenceNotFinite {
+        /// The example, counted from 0.
+        example: usize,
+    },
+    /// The reference was not worked out.
+    #[error("the reference's log-probabilities of example {} are not there; prepare them before training", example + 1)]
+    NoReference {
+        /// The example, counted from 0.
+        example: usize,
     },
 }

@@ -106,6 +106,17 @@ impl Plan {
         }
     }
 
+    /// The examples that the run sees, each once, in the order of the data.
+    pub fn examples(&mut self) -> Vec<usize> {
+        let (seen, all) = (self.seen(self.steps), self.lengths.len());
+        if seen >= all as u64 {
+            return (0..all).collect();
+        }
+        let mut examples: Vec<usize> = (0..seen).map(|position| self.order.index(position)).collect();
+        examples.sort_unstable();
+        examples
+    }
+
     /// The parts of the step with this number, from 0.
     pub fn parts(&mut self, step: u64) -> Vec<Vec<Place>> {
         let positions = self.seen(step)..self.seen(step + 1);
@@ -230,6 +241,10 @@ mod tests {
         assert_eq!(step(&mut plan, 0), [vec![0]]);
         assert_eq!(step(&mut plan, 1), [vec![1]]);
         assert_eq!(step(&mut plan, 2), [vec![2], vec![3]]);
+        let order = EpochOrder::sequential(4).unwrap();
+        let size = StepSize::Examples(2);
+        let mut short = Plan::new(order, [3, 9, 2, 2].into(), size, Cut::Parts(1), Length::Steps(1)).unwrap();
+        assert_eq!(short.examples(), [0, 1]);
     }
 
     proptest! {
@@ -262,6 +277,10 @@ mod tests {
             let mut first: Vec<usize> = seen[..lengths.len()].iter().map(|place| place.example).collect();
             first.sort_unstable();
             prop_assert!(first.into_iter().eq(0..lengths.len()));
+            let mut all: Vec<usize> = seen.iter().map(|place| place.example).collect();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert_eq!(one.examples(), all);
             // Asked for in another order, as after a resume.
             let last = one.steps() - 1;
             let mut fresh = plan(&lengths, size, Cut::Parts(1), Length::Epochs(epochs));

@@ -1,18 +1,63 @@
 //! A data set in tokens: what is learned of each row, and what did not fit.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::config::SftConfig;
-use super::error::SftError;
+use super::config::TrainerConfig as _;
+use super::error::TuningError;
+use super::objective::Objective;
 use crate::data::Dataset;
-use crate::encode::{RowEncoder, SftExample};
-use crate::text::{Outcome, Tokenizer, Trace, truncate_example, truncate_trace};
+use crate::encode::RowEncoder;
+use crate::text::{Keep, Outcome, Tokenizer};
 
 /// Rows that are encoded side by side.
 const ROWS: usize = 1024;
+
+/// A row in tokens.
+pub trait Sample: Clone + fmt::Debug + Send + Sync {
+    /// Tokens that go through the network.
+    fn tokens(&self) -> usize;
+
+    /// Those of them that are learned.
+    fn learned(&self) -> usize;
+
+    /// All ids.
+    fn ids(&self) -> impl Iterator<Item = u32>;
+}
+
+/// How long an example may be, and what becomes of a longer one.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Most tokens of a sequence.
+    pub length: usize,
+    /// What is kept.
+    pub keep: Keep,
+    /// The token that begins texts.
+    pub begin: Option<u32>,
+}
+
+/// What a row became.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Made<E> {
+    /// An example, and what it lost.
+    Example(E, Outcome),
+    /// Nothing.
+    LeftOut(LeftOut),
+}
+
+/// Why a row became no example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It is too long.
+    TooLong,
+    /// There is nothing to learn in it.
+    NothingToLearn,
+    /// Its responses are all the same.
+    Alike,
+}
 
 /// What became of the rows of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +74,8 @@ pub struct Counts {
     pub too_long: usize,
     /// Rows that were left out because there is nothing to learn in them.
     pub nothing_to_learn: usize,
+    /// Rows that were left out because their responses are all the same.
+    pub alike: usize,
     /// Tokens that are left.
     pub tokens: u64,
     /// Those of them that are learned.
@@ -49,6 +96,7 @@ impl Counts {
         for (count, why) in [
             (self.too_long, format!("longer than {max_length} tokens")),
             (self.nothing_to_learn, "nothing to learn in them".to_owned()),
+            (self.alike, "their responses are the same tokens".to_owned()),
         ] {
             if count > 0 {
                 notes.push(format!("{count} of {} examples were left out: {why}", self.rows));
@@ -56,115 +104,107 @@ impl Counts {
         }
         notes
     }
+
+    fn add<E: Sample>(&mut self, made: &Made<E>) {
+        match made {
+            Made::Example(example, outcome) => {
+                if let Outcome::Cut { prompt, response } = outcome {
+                    self.cut += 1;
+                    self.prompt_tokens_lost += *prompt as u64;
+                    self.response_tokens_lost += *response as u64;
+                }
+                self.tokens += example.tokens() as u64;
+                self.learned_tokens += example.learned() as u64;
+            }
+            Made::LeftOut(LeftOut::TooLong) => self.too_long += 1,
+            Made::LeftOut(LeftOut::NothingToLearn) => self.nothing_to_learn += 1,
+            Made::LeftOut(LeftOut::Alike) => self.alike += 1,
+        }
+    }
 }
 
 /// The examples of a data set.
 #[derive(Debug)]
-pub struct Examples {
+pub struct Examples<E> {
     /// Tokens of each example.
     lengths: Arc<[u32]>,
-    /// Tokens that are learned of each.
-    learned: Vec<u32>,
+    /// What each counts in the average over a step.
+    weights: Vec<u32>,
     /// What became of the rows.
     counts: Counts,
-    store: Store,
+    store: Store<E>,
 }
 
 #[derive(Debug)]
-enum Store {
+enum Store<E> {
     /// The examples themselves.
-    Memory(Vec<Trace>),
+    Memory(Vec<E>),
     /// The rows that they are made of when they are asked for: data that are larger than memory stay in their files.
     Rows(Vec<usize>),
 }
 
-/// What a row became.
-#[derive(Debug)]
-enum Made {
-    /// An example, and what it lost.
-    Example(Trace, Outcome),
-    /// Nothing: it is too long.
-    TooLong,
-    /// Nothing: there is nothing to learn in it.
-    NothingToLearn,
-}
-
 /// How rows become examples.
 #[derive(Debug)]
-pub struct Rule<'a> {
-    /// The settings.
-    pub config: &'a SftConfig,
+pub struct Rule<'a, O> {
+    /// What is learned.
+    pub objective: &'a O,
     /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// The model's number of tokens.
     pub vocabulary: usize,
 }
 
-impl Rule<'_> {
+impl<O: Objective> Rule<'_, O> {
     /// The example of a row.
-    fn example(&self, encoder: &RowEncoder<'_>, data: &Dataset, row: usize) -> Result<Made, SftError> {
-        let at = |error| SftError::Row {
-            origin: data.origin().to_owned(),
-            row: data.number_in_files(row),
-            error,
+    fn example(&self, encoder: &RowEncoder<'_>, data: &Dataset, row: usize) -> Result<Made<O::Example>, TuningError> {
+        let tuning = self.objective.config().tuning();
+        let room = Room {
+            length: tuning.max_length,
+            keep: tuning.truncation.unwrap_or(O::Config::DEFAULTS.truncation).keep(),
+            begin: self.tokenizer.special_id("bos_token"),
         };
-        let (length, keep) = (self.config.max_length, self.config.truncation.keep());
-        let example = encoder
-            .example(&*data.get(row)?, self.config.train_on.trained())
-            .map_err(at)?;
-        if example.learned_tokens() == 0 {
-            return Ok(Made::NothingToLearn);
-        }
-        let (trace, outcome) = match example {
-            SftExample::Completion(mut ranked) => {
-                let begin = self.tokenizer.special_id("bos_token");
-                let outcome = truncate_example(&mut ranked, length, keep, begin).map_err(at)?;
-                (Trace::from(SftExample::Completion(ranked)), outcome)
-            }
-            SftExample::Trace(mut trace) => {
-                let outcome = truncate_trace(&mut trace, length, keep).map_err(at)?;
-                (trace, outcome)
-            }
-        };
-        if outcome == Outcome::LeftOut || learned(&trace) == 0 {
-            return Ok(Made::TooLong);
-        }
-        match trace.ids.iter().find(|id| **id as usize >= self.vocabulary) {
-            Some(&token) => Err(SftError::Token {
+        let made = self
+            .objective
+            .encode(encoder, &*data.get(row)?, room)
+            .map_err(|error| TuningError::Row {
+                origin: data.origin().to_owned(),
+                row: data.number_in_files(row),
+                error,
+            })?;
+        if let Made::Example(example, _) = &made
+            && let Some(token) = example.ids().find(|id| *id as usize >= self.vocabulary)
+        {
+            return Err(TuningError::Token {
                 origin: data.origin().to_owned(),
                 row: data.number_in_files(row),
                 token,
                 vocabulary: self.vocabulary,
-            }),
-            None => Ok(Made::Example(trace, outcome)),
+            });
         }
+        Ok(made)
     }
 
-    fn encoder(&self) -> Result<RowEncoder<'_>, SftError> {
+    fn encoder(&self) -> Result<RowEncoder<'_>, TuningError> {
         let encoder = RowEncoder::new(self.tokenizer).map_err(crate::model::ModelError::from)?;
-        Ok(encoder.with_trailing_text(self.config.keep_trailing_text))
+        Ok(encoder.with_trailing_text(self.objective.config().tuning().keep_trailing_text))
     }
 }
 
-/// How many tokens of a sequence are learned: nothing foretells the first.
-fn learned(trace: &Trace) -> usize {
-    trace.learned.iter().skip(1).filter(|learned| **learned).count()
-}
-
-impl Examples {
+impl<E: Sample> Examples<E> {
     /// Encodes a data set once. The examples stay in memory if the rows are there, too.
     ///
     /// # Errors
     ///
-    /// [`SftError`] for a row that cannot be read or encoded, or if nothing is left.
-    pub fn new(data: &Dataset, rule: &Rule<'_>) -> Result<Self, SftError> {
-        let rows = rule.config.limit.map_or(data.len(), |limit| limit.min(data.len()));
+    /// [`TuningError`] for a row that cannot be read or encoded, or if nothing is left.
+    pub fn new<O: Objective<Example = E>>(data: &Dataset, rule: &Rule<'_, O>) -> Result<Self, TuningError> {
+        let tuning = rule.objective.config().tuning();
+        let rows = tuning.limit.map_or(data.len(), |limit| limit.min(data.len()));
         let mut counts = Counts {
             rows,
             ..Counts::default()
         };
-        let (mut traces, mut kept) = (Vec::new(), Vec::new());
-        let (mut lengths, mut learned_of) = (Vec::new(), Vec::new());
+        let (mut examples, mut kept) = (Vec::new(), Vec::new());
+        let (mut lengths, mut weights) = (Vec::new(), Vec::new());
         let encoder = rule.encoder()?;
         for start in (0..rows).step_by(ROWS) {
             let part: Vec<_> = (start..rows.min(start + ROWS))
@@ -172,46 +212,30 @@ impl Examples {
                 .map(|row| rule.example(&encoder, data, row))
                 .collect::<Result<_, _>>()?;
             for (row, made) in (start..).zip(part) {
-                let (trace, outcome) = match made {
-                    Made::Example(trace, outcome) => (trace, outcome),
-                    Made::TooLong => {
-                        counts.too_long += 1;
-                        continue;
-                    }
-                    Made::NothingToLearn => {
-                        counts.nothing_to_learn += 1;
-                        continue;
-                    }
-                };
-                if let Outcome::Cut { prompt, response } = outcome {
-                    counts.cut += 1;
-                    counts.prompt_tokens_lost += prompt as u64;
-                    counts.response_tokens_lost += response as u64;
-                }
-                counts.tokens += trace.ids.len() as u64;
-                counts.learned_tokens += learned(&trace) as u64;
-                lengths.push(trace.ids.len() as u32);
-                learned_of.push(learned(&trace) as u32);
+                counts.add(&made);
+                let Made::Example(example, _) = made else { continue };
+                lengths.push(example.tokens() as u32);
+                weights.push(rule.objective.weight(&example));
                 if data.is_in_memory() {
-                    traces.push(trace);
+                    examples.push(example);
                 } else {
                     kept.push(row);
                 }
             }
         }
         if lengths.is_empty() {
-            return Err(SftError::NothingLeft {
+            return Err(TuningError::NothingLeft {
                 origin: data.origin().to_owned(),
                 rows,
-                max_length: rule.config.max_length,
+                max_length: tuning.max_length,
             });
         }
         Ok(Self {
             lengths: lengths.into(),
-            learned: learned_of,
+            weights,
             counts,
             store: if data.is_in_memory() {
-                Store::Memory(traces)
+                Store::Memory(examples)
             } else {
                 Store::Rows(kept)
             },
@@ -236,10 +260,10 @@ impl Examples {
         &self.lengths
     }
 
-    /// How many tokens of an example are learned.
+    /// What an example counts in the average over a step.
     #[must_use]
-    pub fn learned(&self, example: usize) -> u32 {
-        self.learned[example]
+    pub fn weight(&self, example: usize) -> u32 {
+        self.weights[example]
     }
 
     /// What became of the rows.
@@ -252,17 +276,20 @@ impl Examples {
     ///
     /// # Errors
     ///
-    /// [`SftError`] if it has to be read from a file that changed since.
-    pub fn get(&self, example: usize, data: &Dataset, rule: &Rule<'_>) -> Result<Cow<'_, Trace>, SftError> {
+    /// [`TuningError`] if it has to be read from a file that changed since.
+    pub fn get<O: Objective<Example = E>>(
+        &self,
+        example: usize,
+        data: &Dataset,
+        rule: &Rule<'_, O>,
+    ) -> Result<Cow<'_, E>, TuningError> {
         match &self.store {
-            Store::Memory(traces) => Ok(Cow::Borrowed(&traces[example])),
+            Store::Memory(examples) => Ok(Cow::Borrowed(&examples[example])),
             Store::Rows(rows) => {
                 let row = rows[example];
                 match rule.example(&rule.encoder()?, data, row)? {
-                    Made::Example(trace, _) if trace.ids.len() == self.lengths[example] as usize => {
-                        Ok(Cow::Owned(trace))
-                    }
-                    _ => Err(SftError::Changed {
+                    Made::Example(made, _) if made.tokens() == self.lengths[example] as usize => Ok(Cow::Owned(made)),
+                    _ => Err(TuningError::Changed {
                         what: format!("example {} of {}", data.number_in_files(row), data.origin()),
                         before: format!("{} tokens", self.lengths[example]),
                         now: "another number of tokens".to_owned(),
@@ -277,11 +304,12 @@ impl Examples {
 mod tests {
     use super::*;
     use crate::data::Kind;
+    use crate::sft::Completions;
     use crate::text::test_tokenizer;
 
-    fn config(max_length: usize, truncation: &str) -> SftConfig {
+    fn objective(max_length: usize, truncation: &str) -> Completions {
         let text = format!("model = 'm'\ndata = 'd'\nmax-length = {max_length}\ntruncation = '{truncation}'");
-        toml::from_str(&text).unwrap()
+        Completions::new(toml::from_str(&text).unwrap())
     }
 
     fn file(directory: &tempfile::TempDir) -> std::path::PathBuf {
@@ -300,9 +328,9 @@ mod tests {
     fn data_in_files_give_what_data_in_memory_do() {
         let directory = tempfile::tempdir().unwrap();
         let paths = [file(&directory)];
-        let (config, tokenizer) = (config(1024, "start"), test_tokenizer());
+        let (objective, tokenizer) = (objective(1024, "start"), test_tokenizer());
         let rule = Rule {
-            config: &config,
+            objective: &objective,
             tokenizer: &tokenizer,
             vocabulary: 300,
         };
@@ -316,10 +344,10 @@ mod tests {
             let trace = one.get(example, &near, &rule).unwrap();
             assert_eq!(trace, other.get(example, &far, &rule).unwrap());
             assert_eq!(one.lengths()[example] as usize, trace.ids.len());
-            assert_eq!(one.learned(example) as usize, learned(&trace));
+            assert_eq!(one.weight(example) as usize, trace.learned());
         }
         // An empty completion is its end token.
-        assert_eq!((one.len(), one.learned(3)), (4, 1));
+        assert_eq!((one.len(), one.weight(3)), (4, 1));
         // A file that changed under the run.
         std::fs::write(&paths[0], "{\"text\": \"ab\"}\n").unwrap();
         assert!(other.get(1, &far, &rule).is_err());
@@ -331,9 +359,9 @@ mod tests {
         let data = Dataset::open(&[file(&directory)], Kind::LanguageModelling, u64::MAX).unwrap();
         let tokenizer = test_tokenizer();
         let counts = |max_length, truncation| {
-            let config = config(max_length, truncation);
+            let objective = objective(max_length, truncation);
             let rule = Rule {
-                config: &config,
+                objective: &objective,
                 tokenizer: &tokenizer,
                 vocabulary: 300,
             };
@@ -353,11 +381,11 @@ mod tests {
         assert!(left.notes(4)[0].contains("longer than 4 tokens"));
         assert!(matches!(
             counts(2, "leave-out").map(|counts| counts.tokens),
-            Ok(2) | Err(SftError::NothingLeft { .. })
+            Ok(2) | Err(TuningError::NothingLeft { .. })
         ));
-        let config = config(1024, "start");
+        let objective = objective(1024, "start");
         let rule = Rule {
-            config: &config,
+            objective: &objective,
             tokenizer: &tokenizer,
             vocabulary: 258,
         };

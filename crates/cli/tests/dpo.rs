@@ -1,0 +1,370 @@
+//! Training on preferences through the real program: what must not change a result, what comes out, and what bad input is
+//! told.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, strings};
+use support::{message, model, run};
+
+mod support;
+
+const LORA: &[&str] = &["--lora-rank", "3"];
+
+/// A directory with the tiny model and a file of pairs and rankings.
+struct Place {
+    directory: tempfile::TempDir,
+    model: PathBuf,
+    data: PathBuf,
+}
+
+fn pair(prompt: &str, chosen: &str, rejected: &str) -> Value {
+    json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected })
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let model = model(directory.path());
+        let data = directory.path().join("data.jsonl");
+        let words = ["the", "cat", "dog", "tree", "mat", "ran", "slept"];
+        let said = |i: usize, count: usize| -> String {
+            (0..count).map(|j| format!(" {}", words[(i * 3 + j * 5) % 7])).collect()
+        };
+        let mut rows = vec![
+            json!({ "prompt": [{ "role": "user", "content": "hello" }],
+                    "chosen": [{ "role": "assistant", "content": "the cat slept" }],
+                    "rejected": [{ "role": "assistant", "content": "it ran" }] }),
+            json!({ "chosen": "the cat sat on the mat", "rejected": "the cat ran" }),
+            json!({ "prompt": "a dog", "chosen": " sat", "rejected": " ran then", "margin": 0.5 }),
+        ];
+        rows.extend((0..20).map(|i| {
+            let prompt = format!("it{} then", said(i, 1 + i % 4));
+            if i % 2 == 0 {
+                return pair(&prompt, &said(i + 1, 2), &said(i + 2, 1 + i % 3));
+            }
+            let completions: Vec<Value> = (0..2 + i % 4)
+                .map(|k| json!({ "rank": (k + 1) / (1 + i % 3 / 2), "completion": said(i + k, 1 + k) }))
+                .collect();
+            json!({ "prompt": prompt, "completions": completions })
+        }));
+        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        fs::write(&data, text).unwrap();
+        Self { directory, model, data }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn file(&self, name: &str, rows: &[Value]) -> String {
+        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        fs::write(self.path(name), text).unwrap();
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn arguments(&self, name: &str, more: &[&str]) -> Vec<String> {
+        let out = self.path(name);
+        let [model, data, out] = [&self.model, &self.data, &out].map(|path| path.to_str().unwrap().to_owned());
+        let mut all = vec!["-q", "dpo", "--out", &out];
+        for (flag, value) in [
+            ("--model", model.as_str()),
+            ("--data", &data),
+            ("--learning-rate", "0.003"),
+            ("--log-every", "1"),
+        ] {
+            if !more.contains(&flag) {
+                all.extend([flag, value]);
+            }
+        }
+        all.extend(more);
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    fn train(&self, name: &str, more: &[&str]) -> PathBuf {
+        good(&self.arguments(name, more));
+        self.path(name)
+    }
+}
+
+/// The same metrics up to rounding.
+fn assert_alike(one: &std::path::Path, other: &std::path::Path, tolerance: f64) {
+    let (one, other) = (metrics(one), metrics(other));
+    assert_eq!(one.len(), other.len());
+    for (one, other) in one.iter().zip(&other) {
+        for key in ["loss", "grad_norm", "rewards/margins", "logps/chosen", "entropy"] {
+            let (a, b) = (one[key].as_f64().unwrap(), other[key].as_f64().unwrap());
+            assert!((a - b).abs() <= tolerance * b.abs().max(0.1), "{key}: {a} against {b}");
+        }
+    }
+}
+
+#[test]
+fn the_first_loss_is_known_and_falls() {
+    let place = Place::new();
+    let rows: Vec<Value> = (0..8)
+        .map(|i| pair("the cat", [" sat on", " ran then"][i % 2], " slept"))
+        .collect();
+    let pairs = place.file("pairs.jsonl", &rows);
+    let run = place.train("pairs", &["--data", &pairs, "--max-steps", "30"]);
+    let lines = metrics(&run);
+    let number = |line: usize, key: &str| lines[line][key].as_f64().unwrap();
+    assert!((number(0, "loss") - 2.0_f64.ln()).abs() < 1e-6);
+    assert!((number(0, "gradient_weight") - 0.5).abs() < 1e-6);
+    assert_eq!(number(0, "rewards/margins"), 0.0);
+    assert!(number(29, "loss") < 0.6 && number(29, "rewards/accuracies") == 1.0);
+    assert!(run.join("model/model.safetensors").exists());
+    let rankings: Vec<Value> = (0..8)
+        .map(|_| {
+            let completions: Vec<Value> = [" sat", " ran", " slept", " on the mat"]
+                .iter()
+                .enumerate()
+                .map(|(rank, completion)| json!({ "rank": rank, "completion": completion }))
+                .collect();
+            json!({ "prompt": "the cat", "completions": completions })
+        })
+        .collect();
+    let rankings = place.file("rankings.jsonl", &rankings);
+    let run = place.train("rankings", &["--data", &rankings, "--max-steps", "80"]);
+    let lines = metrics(&run);
+    assert!((lines[0]["loss"].as_f64().unwrap() - 24.0_f64.ln()).abs() < 1e-5);
+    assert_eq!(lines[79]["rewards/accuracies"].as_f64().unwrap(), 1.0);
+}
+
+#[test]
+fn threads_and_recomputation_do_not_change_a_bit() {
+    let place = Place::new();
+    for (name, lora, weights) in [
+        ("full", &[][..], "model/model.safetensors"),
+        ("lora", LORA, "model/adapter_model.safetensors"),
+    ] {
+        let train = |kind: &str, more: &[&str]| {
+            let steps = ["--max-steps", "6", "--batch-size", "5"];
+            place.train(&format!("{name}-{kind}"), &[lora, &steps, more].concat())
+        };
+        let one = train("one", &["--threads", "1"]);
+        for other in [
+            train("three", &["--threads", "3"]),
+            train("recomputed", &["--recompute", "true"]),
+        ] {
+            let optimizer = "checkpoints/step-6/optimizer.safetensors";
+            assert_same_bits(&one, &other, &[weights, optimizer, "reference.jsonl"]);
+        }
+    }
+}
+
+/// A prompt shared or repeated, a step whole or in parts, a reference of its own or named: the same up to rounding.
+#[test]
+fn sharing_and_accumulation_change_rounding_only() {
+    let place = Place::new();
+    for (name, lora) in [("full", &[][..]), ("lora", LORA)] {
+        let train = |kind: &str, more: &[&str]| {
+            let steps = ["--max-steps", "6", "--batch-size", "8"];
+            place.train(&format!("{name}-{kind}"), &[lora, &steps, more].concat())
+        };
+        let whole = train("whole", &[]);
+        let reference = place.model.to_str().unwrap().to_owned();
+        for other in [
+            train("apart", &["--share-prompts", "false"]),
+            train("single", &["--accumulate", "8"]),
+            train("tokens", &["--micro-batch-tokens", "20"]),
+            train("named", &["--reference", &reference]),
+        ] {
+            assert_alike(&whole, &other, 2e-4);
+        }
+    }
+}
+
+#[test]
+fn a_ranking_of_two_is_a_pair() {
+    let place = Place::new();
+    let ranked = |rows: &[Value]| -> Vec<Value> {
+        rows.iter()
+            .map(|row| {
+                // The worse one first, so that ranks count and not places.
+                let completions = [(2, &row["rejected"]), (1, &row["chosen"])]
+                    .map(|(rank, completion)| json!({ "rank": rank, "completion": completion }));
+                json!({ "prompt": row["prompt"], "completions": completions })
+            })
+            .collect()
+    };
+    let rows: Vec<Value> = (0..8)
+        .map(|i| {
+            pair(
+                "the dog then",
+                [" sat on", " ran"][i % 2],
+                [" slept", " the mat", " and it"][i % 3],
+            )
+        })
+        .collect();
+    let (pairs, rankings) = (
+        place.file("pairs.jsonl", &rows),
+        place.file("rankings.jsonl", &ranked(&rows)),
+    );
+    let one = place.train("pairs", &["--data", &pairs, "--max-steps", "6"]);
+    let other = place.train("rankings", &["--data", &rankings, "--max-steps", "6"]);
+    assert_same_bits(&one, &other, &["model/model.safetensors"]);
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    let place = Place::new();
+    let settings = [
+        "--max-steps",
+        "40",
+        "--batch-size",
+        "4",
+        "--save-every",
+        "3",
+        "--held-out",
+        "5",
+        "--eval-every",
+        "6",
+    ];
+    for (name, lora, weights) in [
+        ("full", &[][..], "model/model.safetensors"),
+        ("lora", LORA, "model/adapter_model.safetensors"),
+    ] {
+        let settings = [lora, &settings].concat();
+        let whole = place.train(&format!("{name}-whole"), &settings);
+        let killed = place.path(&format!("{name}-killed"));
+        let start = place.arguments(&format!("{name}-killed"), &settings);
+        let resume: Vec<String> = ["-q", "dpo", "--resume", "--out", killed.to_str().unwrap()]
+            .map(str::to_owned)
+            .to_vec();
+        let kills = kill_until_done(&killed, &start, &resume);
+        assert!(kills > 2, "killed {kills} times only");
+        let files = [
+            weights,
+            "checkpoints/step-40/weights.safetensors",
+            "checkpoints/step-40/optimizer.safetensors",
+            "reference.jsonl",
+        ];
+        assert_same_bits(&whole, &killed, &files);
+        let evaluated = metrics(&whole)
+            .into_iter()
+            .filter(|line| line.contains_key("eval_loss"));
+        assert!(evaluated.count() >= 6);
+        // Nothing of the reference is worked out again.
+        let before = bytes(killed.join("reference.jsonl"));
+        let output = run(&[
+            "dpo",
+            "--resume",
+            "--out",
+            killed.to_str().unwrap(),
+            "--max-steps",
+            "41",
+        ]);
+        let words = message(&output);
+        assert!(words.contains("0 examples worked out"), "{words}");
+        assert_eq!(before, bytes(killed.join("reference.jsonl")));
+    }
+}
+
+#[test]
+fn what_does_not_count_is_counted_and_said() {
+    let place = Place::new();
+    let data = place.file(
+        "some.jsonl",
+        &[
+            pair("the cat", " sat", " sat"),
+            pair("the cat", " sat", " ran"),
+            pair("the cat then ran under the tree and slept", " sat", " ran"),
+            pair("the cat", "", " ran"),
+        ],
+    );
+    let arguments = place.arguments(
+        "some",
+        &[
+            "--data",
+            &data,
+            "--max-steps",
+            "1",
+            "--max-length",
+            "8",
+            "--truncation",
+            "leave-out",
+        ],
+    );
+    let arguments: Vec<&str> = strings(&arguments)
+        .into_iter()
+        .filter(|argument| *argument != "-q")
+        .collect();
+    let output = run(&arguments);
+    let words = message(&output);
+    assert!(output.status.success(), "{words}");
+    for expected in [
+        "1 of 4 examples were left out: longer than 8 tokens",
+        "1 of 4 examples were left out: their responses are the same tokens",
+        // The empty one is its end token.
+        "2 examples of",
+    ] {
+        assert!(words.contains(expected), "no {expected:?} in {words}");
+    }
+}
+
+#[test]
+fn bad_input_is_told_what_to_do() {
+    let place = Place::new();
+    let completions = |ranks: &[f64]| -> Value {
+        let completions = ranks.iter().zip([" cat", " dog", " tree"]);
+        let completions = completions.map(|(rank, completion)| json!({ "rank": rank, "completion": completion }));
+        json!({ "prompt": "a", "completions": completions.collect::<Vec<_>>() })
+    };
+    let good_pair = pair("a", " cat", " dog");
+    let text = place.file("text.jsonl", &[good_pair.clone(), json!({ "text": "a cat" })]);
+    let one = place.file("one.jsonl", &[good_pair.clone(), completions(&[1.0])]);
+    let tied = place.file("tied.jsonl", &[completions(&[1.0, 1.0])]);
+    let missing = place.file("missing.jsonl", &[json!({ "prompt": "a", "chosen": " cat" })]);
+    let rankings = place.file("rankings.jsonl", &[good_pair.clone(), completions(&[1.0, 2.0, 3.0])]);
+    let alike = place.file("alike.jsonl", &[pair("a", " cat", " cat")]);
+    let margin = place.file(
+        "margin.jsonl",
+        &[json!({ "prompt": "a", "chosen": " cat", "rejected": " dog", "margin": 1.0 })],
+    );
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--data", &text], &["text.jsonl", "line 2"]),
+        (&["--data", &one], &["one.jsonl", "line 2"]),
+        (&["--data", &tied], &["tied.jsonl", "line 1"]),
+        (&["--data", &missing], &["missing.jsonl", "line 1", "rejected"]),
+        (&["--data", &alike], &["alike.jsonl", "left out"]),
+        (
+            &["--data", &rankings, "--loss", "hinge"],
+            &["rankings.jsonl", "example 2", "ranking of 3", "hinge"],
+        ),
+        (
+            &["--data", &rankings, "--label-smoothing", "0.1"],
+            &["example 2", "label smoothing"],
+        ),
+        (
+            &["--data", &margin, "--loss", "ipo"],
+            &["margin.jsonl", "example 1", "margin"],
+        ),
+        (&["--beta", "0"], &["beta is 0"]),
+        (&["--loss", "sigmoids"], &["sigmoids", "exo-pair"]),
+        (&["--loss", "robust"], &["label-smoothing"]),
+        (
+            &["--label-smoothing", "0.2", "--loss", "ipo"],
+            &["label-smoothing has no effect"],
+        ),
+        (&["--places", "0"], &["places is 0"]),
+        (&["--reference", "nowhere/at-all"], &["nowhere/at-all"]),
+    ];
+    for (number, (more, words)) in cases.iter().enumerate() {
+        let name = format!("bad-{number}");
+        let output = run(&strings(&place.arguments(&name, more)));
+        let text = message(&output);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{more:?}: {text}");
+        for word in *words {
+            assert!(text.contains(word), "{more:?}: no {word:?} in {text}");
+        }
+        assert!(
+            !text.contains("panicked") && output.stdout.is_empty(),
+            "{more:?}: {text}"
+        );
+        assert!(!place.path(&name).exists(), "{more:?} left something behind");
+    }
+}
