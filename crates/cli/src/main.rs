@@ -61,6 +61,7 @@ enum Command {
     Rank(commands::rank::Arguments),
     Score(commands::language::score::Arguments),
     Sft(Box<commands::sft::Arguments>),
+    Reward(Box<commands::reward::Arguments>),
     Dpo(Box<commands::dpo::Arguments>),
     Solve(commands::solve::Arguments),
 }
@@ -118,6 +119,7 @@ fn run(command: Command, context: &Context) -> miette::Result<()> {
         Command::Rank(arguments) => commands::rank::run(&arguments, context),
         Command::Score(arguments) => commands::language::score::run(&arguments, context),
         Command::Sft(arguments) => commands::sft::run(&arguments, context),
+        Command::Reward(arguments) => commands::reward::run(&arguments, context),
         Command::Dpo(arguments) => commands::dpo::run(&arguments, context),
         Command::Solve(arguments) => commands::solve::run(&arguments, context),
     }

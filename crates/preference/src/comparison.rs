@@ -51,6 +51,18 @@ impl Comparison {
         self.ranked.responses[response].len() - usize::from(self.ranked.prompt.is_empty())
     }
 
+    /// The pairs of responses of different places, the better one first.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
+        let ends = self.groups.iter().scan(0, |end, size| {
+            *end += size;
+            Some((*end - size, *end))
+        });
+        let all = self.ranked.responses.len();
+        ends.flat_map(move |(start, end)| {
+            (start..end).flat_map(move |better| (end..all).map(move |worse| (better, worse)))
+        })
+    }
+
     /// Whether it is a pair.
     #[must_use]
     pub fn is_pair(&self) -> bool {
@@ -246,6 +258,10 @@ mod tests {
             comparison.tokens()
         );
         assert!(!comparison.is_pair());
+        assert_eq!(
+            comparison.pairs().collect::<Vec<_>>(),
+            [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+        );
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! [`data`] reads rows from files, [`text`] and [`encode`] make tokens of them, [`model`] opens a model with its
 //! tokenizer and [`save`] writes it, [`generate`] draws texts from it and [`score`] judges given ones. [`tuning`] is what
-//! trainers share; [`sft`] tunes a model to examples and [`dpo`] to preferences between them ([`comparison`]).
+//! trainers share; [`sft`] tunes a model to examples, [`dpo`] to preferences between them ([`comparison`]), and [`reward`] makes
+//! a model that scores them.
 
 pub mod comparison;
 pub mod data;
@@ -11,6 +12,7 @@ pub mod encode;
 pub mod generate;
 pub mod model;
 mod quiet;
+pub mod reward;
 pub mod save;
 pub mod score;
 pub mod sft;

@@ -10,6 +10,7 @@ use nn::hub::{Environment, HubError, Watch, locate};
 use nn::weights::{AdapterDirectory, GgufWeights, Loaded, SafetensorsDirectory, WeightsError, load};
 use ops::MappedFile;
 
+use crate::reward::{Normalization, REWARD};
 use crate::text::{Parts, SpecialToken, SpecialTokens, TextError, Tokenizer};
 
 /// A model that can read and write text.
@@ -23,6 +24,8 @@ pub struct LanguageModel {
     pub path: PathBuf,
     /// The name under which an adapter's directory refers to the network: a Hub name, or an absolute path.
     pub base: String,
+    /// What becomes of a reward model's scores.
+    pub reward: Normalization,
     /// What is worth telling whoever opened it.
     pub warnings: Vec<String>,
 }
@@ -76,6 +79,14 @@ pub enum ModelError {
         base: String,
         /// Why not.
         error: Box<ModelError>,
+    },
+    /// What becomes of the scores cannot be read.
+    #[error("{} cannot be read: {reason}; correct it, or remove it to have the scores as they are", path.display())]
+    Reward {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// A second adapter.
     #[error("{} is put on a model that has an adapter already; merge that one first, with posterior convert", path.display())]
@@ -163,6 +174,7 @@ impl LanguageModel {
             });
         }
         adapter.put_on(&mut self.decoder)?;
+        self.reward = read_reward(directory)?;
         if directory.join("tokenizer.json").is_file() {
             self.tokenizer = Tokenizer::from_directory(directory)?;
         }
@@ -184,7 +196,9 @@ impl LanguageModel {
         // The tokenizer first: it is read in a moment, and what is wrong with it is better known before the weights are.
         let tokenizer = Tokenizer::from_directory(directory)?;
         let loaded = load(&config, &SafetensorsDirectory::open(directory)?, device)?;
-        Ok(Self::of(loaded, tokenizer, directory, Vec::new()))
+        let mut model = Self::of(loaded, tokenizer, directory, Vec::new());
+        model.reward = read_reward(directory)?;
+        Ok(model)
     }
 
     /// Opens a GGUF file.
@@ -232,9 +246,29 @@ impl LanguageModel {
                 .unwrap_or_else(|_| path.to_owned())
                 .display()
                 .to_string(),
+            reward: Normalization::default(),
             warnings,
         }
     }
+}
+
+/// What the directory of a reward model says about its scores; nothing where nothing is said.
+fn read_reward(directory: &Path) -> Result<Normalization, ModelError> {
+    let path = directory.join(REWARD);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Normalization::default()),
+        Err(cause) => return Err(ModelError::File { path, cause }),
+    };
+    let wrong = |reason: String| ModelError::Reward {
+        path: path.clone(),
+        reason,
+    };
+    let read: Normalization = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    if !(read.gain.is_finite() && read.gain > 0.0 && read.bias.is_finite()) {
+        return Err(wrong("gain is a positive and bias any finite number".to_owned()));
+    }
+    Ok(read)
 }
 
 /// The tokenizer of a GGUF file, from what the file holds of one. `origin` says in messages where it comes from.

@@ -7,7 +7,7 @@ use rand::SeedableRng as _;
 
 use super::*;
 use crate::save::{Card, Saving};
-use crate::text::test_tokenizer;
+use crate::text::{Ranked, test_tokenizer};
 
 const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 270, "hidden_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 12, "max_position_embeddings": 64,
@@ -26,6 +26,7 @@ fn model() -> LanguageModel {
         tokenizer: test_tokenizer(),
         path: PathBuf::from("nowhere"),
         base: "org/base".to_owned(),
+        reward: Normalization::default(),
         warnings: Vec::new(),
     }
 }
@@ -42,7 +43,13 @@ fn saving() -> Saving<'static> {
 }
 
 fn log_probs(model: &LanguageModel) -> Vec<Vec<f64>> {
-    crate::score::log_probs(&model.decoder, &[1, 2, 3], &[vec![4, 5], vec![6]]).unwrap()
+    crate::score::log_probs_of(
+        &model.decoder,
+        [&Ranked {
+            prompt: vec![1, 2, 3],
+            responses: vec![vec![4, 5], vec![6]],
+        }],
+    )
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nn::decoder::config::Family;
 use nn::weights::{Precision, WeightsError, save, save_adapter};
 use serde_json::{Map, Value, json};
 use train::files::{FileError, parent, sync_directory};
 
 use crate::model::LanguageModel;
+use crate::reward::REWARD;
 use crate::text::TextError;
 
 /// A model could not be written.
@@ -109,7 +109,13 @@ impl LanguageModel {
         } else {
             save(&self.decoder, directory, saving.precision, saving.shard_bytes)?;
             put("config.json", &json(self.config(saving.precision).into()))?;
-            put("generation_config.json", &self.generation_config())?;
+            if !self.decoder.config().scores {
+                put("generation_config.json", &self.generation_config())?;
+            }
+        }
+        if self.decoder.config().scores {
+            let text = serde_json::to_vec_pretty(&self.reward).unwrap_or_default();
+            put(REWARD, &[&text[..], b"\n"].concat())?;
         }
         self.tokenizer.write_to(directory)?;
         put("README.md", self.card(&saving.card).as_bytes())?;
@@ -120,15 +126,14 @@ impl LanguageModel {
     fn config(&self, precision: Precision) -> Map<String, Value> {
         let config = self.decoder.config();
         let mut map = config.source.clone();
-        let class = match config.family {
-            Family::Llama => "LlamaForCausalLM",
-            Family::Mistral => "MistralForCausalLM",
-            Family::Qwen2 => "Qwen2ForCausalLM",
-            Family::Qwen3 => "Qwen3ForCausalLM",
-            Family::Gemma => "GemmaForCausalLM",
-            Family::Gpt2 => "GPT2LMHeadModel",
-        };
-        map.entry("architectures").or_insert_with(|| json!([class]));
+        map.entry("architectures").or_insert_with(|| json!([config.class()]));
+        if config.scores {
+            // transformers takes the last token that is not this one for a text's end. Where texts end with the token that
+            // they are padded with it would read the score one token early, so it is given none, and asks for one.
+            let ends = self.tokenizer.end_ids();
+            let pad = self.tokenizer.special_id("pad_token").filter(|id| !ends.contains(id));
+            map.insert("pad_token_id".to_owned(), pad.into());
+        }
         // transformers opens a model in the type that is stated here, and the older key would contradict it.
         let dtype = match precision {
             Precision::F32 => "float32",
@@ -168,11 +173,16 @@ impl LanguageModel {
         } else {
             "transformers"
         };
+        let task = if self.decoder.config().scores {
+            "text-classification"
+        } else {
+            "text-generation"
+        };
         let tags: String = card.tags.iter().map(|tag| format!("- {tag}\n")).collect();
         // A JSON text is a YAML text, whatever is in the name.
         let base = Value::from(self.base.as_str());
         format!(
-            "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- posterior\n{tags}---\n\n{}\n",
+            "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n- posterior\n{tags}---\n\n{}\n",
             card.text
         )
     }

@@ -1,9 +1,11 @@
-//! Log-probabilities of given responses.
+//! Log-probabilities and rewards of given responses.
 
 use burn::tensor::Tensor;
 use nn::decoder::Decoder;
 
 use crate::comparison::{Prompt, Trees};
+use crate::model::LanguageModel;
+use crate::reward::scores_of;
 use crate::text::Ranked;
 
 /// Responses that cannot be scored.
@@ -30,31 +32,40 @@ pub enum ScoreError {
     },
 }
 
-/// The log-probability of each token of each response, given the prompt and the tokens before it. The prompt goes through
-/// the network once.
+/// What a model says of a response.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Score {
+    /// A language model: the log-probability of its tokens, its end token included, given the prompt.
+    LogProb(f64),
+    /// A reward model: the reward.
+    Reward(f64),
+}
+
+/// What the model says of each response. The prompt goes through the network once.
 ///
 /// # Errors
 ///
-/// [`ScoreError`] for an empty prompt, or tokens that the model does not have.
-pub fn log_probs(decoder: &Decoder, prompt: &[u32], responses: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, ScoreError> {
-    let config = decoder.config();
-    if prompt.is_empty() {
+/// [`ScoreError`] for tokens that the model does not have, or an empty prompt where the first token needs one.
+pub fn scores(model: &LanguageModel, ranked: &Ranked) -> Result<Vec<Score>, ScoreError> {
+    let config = model.decoder.config();
+    if ranked.prompt.is_empty() && !config.scores {
         return Err(ScoreError::EmptyPrompt);
     }
     let vocabulary = config.vocabulary_size;
-    let mut all = prompt.iter().chain(responses.iter().flatten());
+    let mut all = ranked.prompt.iter().chain(ranked.responses.iter().flatten());
     if let Some(&token) = all.find(|token| **token as usize >= vocabulary) {
         return Err(ScoreError::Token { token, vocabulary });
     }
-    let length = prompt.len() + responses.iter().map(Vec::len).max().unwrap_or(0);
+    let length = ranked.prompt.len() + ranked.responses.iter().map(Vec::len).max().unwrap_or(0);
     if let Some(positions) = config.learned_positions().filter(|positions| length > *positions) {
         return Err(ScoreError::TooLong { length, positions });
     }
-    let prompt = Ranked {
-        prompt: prompt.to_vec(),
-        responses: responses.to_vec(),
-    };
-    Ok(log_probs_of(decoder, [&prompt]))
+    if config.scores {
+        let scores = scores_of(&model.decoder, [ranked]).into_iter();
+        return Ok(scores.map(|score| Score::Reward(model.reward.reward(score))).collect());
+    }
+    let found = log_probs_of(&model.decoder, [ranked]).into_iter();
+    Ok(found.map(|tokens| Score::LogProb(tokens.iter().sum())).collect())
 }
 
 /// The log-probability of each token of each response to several prompts, those of the first prompt first. Without a

@@ -93,5 +93,5 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         ));
         Ok(())
     };
-    tune(&arguments.run, training, &WORDS, prepare, context)
+    tune(&arguments.run, training, &WORDS, prepare, |_| Ok(()), context)
 }

@@ -7,6 +7,7 @@ pub mod diffusion;
 pub mod dpo;
 pub mod language;
 pub mod rank;
+pub mod reward;
 pub mod sft;
 pub mod solve;
 pub mod training;

@@ -56,5 +56,5 @@ const WORDS: Words = Words {
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let config: SftConfig = settings(&arguments.run, arguments, &WORDS, context)?;
     let training = begin(Completions::new(config), context)?;
-    tune(&arguments.run, training, &WORDS, |_, _| Ok(()), context)
+    tune(&arguments.run, training, &WORDS, |_, _| Ok(()), |_| Ok(()), context)
 }

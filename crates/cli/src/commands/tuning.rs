@@ -201,12 +201,13 @@ pub fn begin<O: Objective>(objective: O, context: &Context) -> miette::Result<Tu
     begun.into_diagnostic()
 }
 
-/// Makes the run, prepares it, trains to the end, or until it is interrupted, and writes the model.
+/// Makes the run, prepares it, trains to the end, or until it is interrupted, completes the model and writes it.
 pub fn tune<O: Objective<Config: Serialize>>(
     run: &RunArguments,
     mut training: Tuner<O>,
     words: &Words,
     prepare: impl FnOnce(&mut Tuner<O>, &Run) -> miette::Result<()>,
+    complete: impl FnOnce(&mut Tuner<O>) -> miette::Result<()>,
     context: &Context,
 ) -> miette::Result<()> {
     let RunArguments { out, resume, .. } = run;
@@ -245,7 +246,7 @@ pub fn tune<O: Objective<Config: Serialize>>(
     let outcome = drive(&run, &settings, &mut training, &shown, context)?;
     let finished = outcome == Outcome::Finished;
     let best_step = if finished {
-        finish(&run, &mut training, words)?
+        finish(&run, &mut training, words, complete)?
     } else {
         None
     };
@@ -283,7 +284,12 @@ pub fn tune<O: Objective<Config: Serialize>>(
 }
 
 /// Writes the model, of the best checkpoint if that is wanted; gives the step it is of then.
-fn finish<O: Objective>(run: &Run, training: &mut Tuner<O>, words: &Words) -> miette::Result<Option<u64>> {
+fn finish<O: Objective>(
+    run: &Run,
+    training: &mut Tuner<O>,
+    words: &Words,
+    complete: impl FnOnce(&mut Tuner<O>) -> miette::Result<()>,
+) -> miette::Result<Option<u64>> {
     let config = training.config().tuning().clone();
     let mut best_step = None;
     if config.best {
@@ -294,6 +300,7 @@ fn finish<O: Objective>(run: &Run, training: &mut Tuner<O>, words: &Words) -> mi
             training.load_weights(checkpoint.directory()).into_diagnostic()?;
         }
     }
+    complete(training)?;
     let mut tags = vec![words.command];
     if training.model().decoder.lora().is_some() {
         tags.push("lora");

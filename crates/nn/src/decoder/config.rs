@@ -46,6 +46,8 @@ pub struct DecoderConfig {
     pub windows: Vec<Option<usize>>,
     /// Whether the head's weights are the embedding's.
     pub tied: bool,
+    /// Whether the head gives one number, a text's score, in place of the tokens' logits: `…ForSequenceClassification`.
+    pub scores: bool,
     /// Factor on the embeddings.
     pub embedding_scale: f64,
     /// The `config.json` that this was read from; what is not understood here is carried along in it.

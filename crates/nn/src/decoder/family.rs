@@ -1,6 +1,6 @@
 //! Reading `config.json`: the families' keys and defaults, as transformers has them.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::config::{DecoderConfig, DecoderConfigError, Family, FeedForward, Norm, Positions};
 use super::rope::{Rope, RopeScaling};
@@ -100,7 +100,71 @@ pub(super) fn read(source: Map<String, Value>) -> Result<DecoderConfig> {
         Family::Gpt2 => gpt2(&keys)?,
         _ => llama_like(family, &keys)?,
     };
-    Ok(DecoderConfig { source, ..config })
+    let scores = scores(&keys)?;
+    Ok(DecoderConfig {
+        source,
+        scores,
+        ..config
+    })
+}
+
+/// What follows the family's name in that of a class of reward models.
+const SCORER: &str = "ForSequenceClassification";
+
+/// Whether the model gives a score: one of its kind with one label.
+fn scores(keys: &Keys<'_>) -> Result<bool> {
+    let name = |value: &Value| value.as_str().is_some_and(|name| name.ends_with(SCORER));
+    let architectures = keys.get("architectures").and_then(Value::as_array);
+    if !architectures.is_some_and(|names| names.iter().any(name)) {
+        return Ok(false);
+    }
+    // transformers writes the names of labels, and their number only where they have none; without either there are two.
+    let labels = match keys.get("id2label").and_then(Value::as_object) {
+        Some(names) => names.len(),
+        None => keys.maybe_size("num_labels")?.unwrap_or(2),
+    };
+    if labels != 1 {
+        return Err(DecoderConfigError::Unsupported {
+            key: "num_labels",
+            value: labels.to_string(),
+            instead: "a reward model has one label",
+        });
+    }
+    Ok(true)
+}
+
+impl DecoderConfig {
+    /// The name of transformers' class.
+    #[must_use]
+    pub fn class(&self) -> String {
+        let family = match self.family {
+            Family::Llama => "Llama",
+            Family::Mistral => "Mistral",
+            Family::Qwen2 => "Qwen2",
+            Family::Qwen3 => "Qwen3",
+            Family::Gemma => "Gemma",
+            Family::Gpt2 => "GPT2",
+        };
+        let kind = match (self.scores, self.family) {
+            (true, _) => SCORER,
+            (false, Family::Gpt2) => "LMHeadModel",
+            (false, _) => "ForCausalLM",
+        };
+        format!("{family}{kind}")
+    }
+
+    /// Describes the same network with a score for a head.
+    pub(super) fn score(&mut self) {
+        self.scores = true;
+        self.source.remove("num_labels");
+        for (key, value) in [
+            ("architectures", json!([self.class()])),
+            ("id2label", json!({ "0": "LABEL_0" })),
+            ("label2id", json!({ "LABEL_0": 0 })),
+        ] {
+            self.source.insert(key.to_owned(), value);
+        }
+    }
 }
 
 fn llama_like(family: Family, keys: &Keys<'_>) -> Result<DecoderConfig> {
@@ -166,6 +230,7 @@ fn llama_like(family: Family, keys: &Keys<'_>) -> Result<DecoderConfig> {
         } else {
             1.0
         },
+        scores: false,
         source: Map::new(),
     })
 }
@@ -205,6 +270,7 @@ fn gpt2(keys: &Keys<'_>) -> Result<DecoderConfig> {
         windows: vec![None; layers.min(1 << 24)],
         tied: keys.flag("tie_word_embeddings", true)?,
         embedding_scale: 1.0,
+        scores: false,
         source: Map::new(),
     })
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ops::{Forest, Heads, Layout, PackedWeight, Precision, RmsNormed, Rotation, TokenLogProb};
+use rand::{Rng, RngExt as _};
+use rand_distr::StandardNormal;
 
 use super::adapter::{Adapter, LoraConfig};
 use super::cache::Cache;
@@ -28,6 +30,8 @@ pub struct Decoder {
     norm: Normalization,
     /// [vocabulary, width], where it is not the embedding.
     head: Option<Param<Tensor<2>>>,
+    /// [1, width], of a model that gives scores.
+    score: Option<Param<Tensor<2>>>,
     #[module(skip)]
     config: DecoderConfig,
     /// How the adapters were made, where there are any.
@@ -160,6 +164,7 @@ impl Decoder {
                 .collect::<Result<_, E>>()?,
             norm: builder.norm("norm")?,
             head: builder.maybe("head")?,
+            score: builder.maybe("score")?,
             config: config.clone(),
             lora: None,
             packed: None,
@@ -273,6 +278,39 @@ impl Decoder {
     ) -> (Tensor<1>, TokenLogProb) {
         let hidden = select(hidden, rows.iter().copied());
         ops::token_log_prob_sum(hidden, self.head_weight(), targets, weights, temperature)
+    }
+
+    /// The scores of texts whose last tokens are at these hidden rows.
+    ///
+    /// # Panics
+    ///
+    /// When the model gives no scores.
+    pub fn scores(&self, hidden: Tensor<2>, rows: &[usize]) -> Tensor<1> {
+        let score = self.score.as_ref().unwrap_or_else(|| panic!("the model gives scores"));
+        let hidden = select(hidden, rows.iter().copied());
+        ops::linear(hidden, score.val().transpose(), None).reshape([rows.len()])
+    }
+
+    /// Puts a fresh score in the place of the head, drawn from N(0, 1 / (width + 1)) (Stiennon et al. 2020, appendix
+    /// B.1), unless there is one.
+    pub fn give_scores<R: Rng + ?Sized>(&mut self, rng: &mut R) {
+        if self.config.scores {
+            return;
+        }
+        let width = self.config.hidden_size;
+        let deviation = ((width + 1) as f64).powf(-0.5);
+        let values: Vec<f32> = (0..width)
+            .map(|_| (rng.sample::<f64, _>(StandardNormal) * deviation) as f32)
+            .collect();
+        self.set_score(values);
+    }
+
+    /// Puts a score of these weights in the place of the head.
+    pub(crate) fn set_score(&mut self, weights: Vec<f32>) {
+        let data = TensorData::new(weights, [1, self.config.hidden_size]);
+        self.score = Some(Param::from_data(data, &self.device()));
+        self.head = None;
+        self.config.score();
     }
 
     fn head_weight(&self) -> Tensor<2> {

@@ -93,7 +93,9 @@ impl Table<'_> {
             }
         }
         self.norm("norm", if gpt2 { "transformer.ln_f" } else { "model.norm" }, width);
-        if !config.tied {
+        if config.scores {
+            self.plain("score", [1, width], "score.weight");
+        } else if !config.tied {
             self.plain("head", [config.vocabulary_size, width], "lm_head.weight");
         }
     }

@@ -34,6 +34,9 @@ const PREFIX: &str = "base_model.model.";
 /// A configuration of adapters is a list of names.
 const LONGEST_CONFIG: u64 = 16 << 20;
 
+/// The task of adapters that give scores.
+const SCORER: &str = "SEQ_CLS";
+
 /// Keys that change what an adapter computes in ways that are not built here.
 const UNSUPPORTED: &[&str] = &[
     "use_dora",
@@ -205,8 +208,19 @@ impl AdapterDirectory {
     /// have.
     pub fn put_on(&self, decoder: &mut Decoder) -> Result<(), WeightsError> {
         const HEAD: &str = "lm_head.weight";
+        const SCORE: &str = "score.weight";
         let source = Unprefixed(SafetensorsDirectory::open_named(&self.directory, ADAPTER_WEIGHTS)?);
         let mut left: BTreeSet<String> = source.names().into_iter().collect();
+        if self.config.task_type.as_deref() == Some(SCORER) && !decoder.config().scores {
+            if source.shape(SCORE).is_none() {
+                return Err(WeightsError::Missing {
+                    path: source.origin(),
+                    name: SCORE.to_owned(),
+                });
+            }
+            // What it starts with gives way to the file's below.
+            decoder.set_score(vec![0.0; decoder.config().hidden_size]);
+        }
         let adapters = self.adapters(decoder, &source, &mut left)?;
         if adapters.is_empty() {
             return Err(self.wrong(

@@ -136,15 +136,10 @@ impl Preferences {
         // The first place against all others.
         let first = comparison.groups[0];
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let places: Vec<usize> = (0..comparison.groups.len())
-            .flat_map(|place| std::iter::repeat_n(place, comparison.groups[place]))
-            .collect();
         let (mut right, mut pairs) = (0.0, 0.0);
-        for better in 0..places.len() {
-            for worse in (0..places.len()).filter(|&worse| places[worse] > places[better]) {
-                pairs += 1.0;
-                right += f64::from(u8::from(log_ratios[better] > log_ratios[worse]));
-            }
+        for (better, worse) in comparison.pairs() {
+            pairs += 1.0;
+            right += f64::from(u8::from(log_ratios[better] > log_ratios[worse]));
         }
         let sums = Sums {
             loss: term.loss,

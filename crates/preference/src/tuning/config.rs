@@ -388,7 +388,8 @@ impl TuningConfig {
         Ok(())
     }
 
-    /// Fills in what was not given, so that a run's file says all.
+    /// Fills in what was not given, so that a run's file says it. `accumulate` stays as it is: a resumed run may give
+    /// `micro_batch_tokens` in its place.
     pub fn resolve(&mut self, defaults: &Defaults, adapters: bool) {
         let rate = if adapters {
             defaults.adapter_learning_rate
@@ -399,9 +400,6 @@ impl TuningConfig {
         self.truncation.get_or_insert(defaults.truncation);
         if self.batch_tokens.is_none() {
             self.batch_size.get_or_insert(8);
-        }
-        if self.micro_batch_tokens.is_none() {
-            self.accumulate.get_or_insert(1);
         }
         if self.lora_rank > 0 {
             self.lora_alpha.get_or_insert(2.0 * self.lora_rank as f64);
@@ -498,7 +496,7 @@ mod tests {
         let mut given = config("batch-tokens = 100\nlora-rank = 4");
         given.resolve(&defaults, true);
         assert_eq!((given.learning_rate, given.lora_alpha), (Some(1e-4), Some(8.0)));
-        assert_eq!((given.batch_size, given.accumulate), (None, Some(1)));
+        assert_eq!(given.batch_size, None);
         let before = given.clone();
         given.resolve(&defaults, false);
         assert_eq!(given, before);

@@ -33,6 +33,9 @@ pub enum TuningError {
         /// The adapter.
         model: String,
     },
+    /// The model has no head for tokens.
+    #[error("the model is a reward model, which scores texts and writes none; give a language model")]
+    RewardModel,
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

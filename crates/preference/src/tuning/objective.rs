@@ -6,6 +6,7 @@ use std::ops::AddAssign;
 
 use burn::tensor::Gradients;
 use nn::decoder::{Decoder, TrainingPass};
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::config::TrainerConfig;
@@ -45,12 +46,26 @@ pub trait Objective: fmt::Debug + Sync {
 
     /// The rows that it reads.
     const KIND: Kind;
+    /// Modules that are trained whole beside adapters.
+    const TRAINED_WHOLE: &'static [&'static str] = &[];
 
     /// The settings.
     fn config(&self) -> &Self::Config;
 
     /// The settings, to be filled in.
     fn config_mut(&mut self) -> &mut Self::Config;
+
+    /// Makes of a model what is tuned.
+    ///
+    /// # Errors
+    ///
+    /// [`TuningError`] for a model that cannot be tuned so.
+    fn start(&self, decoder: &mut Decoder, _rng: &mut dyn Rng) -> Result<(), TuningError> {
+        if decoder.config().scores {
+            return Err(TuningError::RewardModel);
+        }
+        Ok(())
+    }
 
     /// The example of a row.
     ///

@@ -100,14 +100,17 @@ impl<O: Objective> Tuner<O> {
             (data, evaluation) = (rest, Some(held_out));
         }
         let mut model = LanguageModel::open(&config.model, environment, watch, &device.clone().autodiff())?;
+        let mut rng = stream(config.seed, Purpose::INITIALIZATION, 0, 0);
+        objective.start(&mut model.decoder, &mut rng)?;
         match (lora, model.decoder.lora().is_some()) {
             (Some(_), true) => {
                 return Err(TuningError::AdapterOnAdapter {
                     model: config.model.clone(),
                 });
             }
-            (Some(lora), false) => {
-                let mut rng = stream(config.seed, Purpose::INITIALIZATION, 0, 0);
+            (Some(mut lora), false) => {
+                let whole = O::TRAINED_WHOLE.iter().map(|&name| name.to_owned());
+                lora.modules_to_save.extend(whole);
                 model.decoder.adapt(&lora, &mut rng)?;
             }
             (None, true) if config.save_dtype != SaveDtype::F32 => {
@@ -203,6 +206,10 @@ impl<O: Objective> Tuner<O> {
     #[must_use]
     pub fn config(&self) -> &O::Config {
         self.objective.config()
+    }
+
+    pub(crate) fn model_mut(&mut self) -> &mut LanguageModel {
+        &mut self.model
     }
 
     pub(crate) fn objective_mut(&mut self) -> &mut O {

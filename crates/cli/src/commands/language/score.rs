@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use miette::{IntoDiagnostic as _, WrapErr as _};
 use preference::data::{Kind, Rows, Text};
 use preference::encode::RowEncoder;
-use preference::score::log_probs;
+use preference::score::{Score, scores};
 use serde::Serialize;
 
 use super::ModelArguments;
@@ -17,9 +17,9 @@ Examples:
       posterior score --model SmolLM2-135M-Instruct.Q4_1.gguf --data responses.jsonl --format json
   where a line is {\"prompt\": \"2 + 2 =\", \"responses\": [\" 4\", \" 5\"]}; pairs and rankings are taken, too.";
 
-/// Log-probabilities of given responses.
+/// Log-probabilities or rewards of given responses.
 ///
-/// The log-probability of a response is the sum over its tokens, the end token included and the prompt excluded. A prompt
+/// A language model gives log-probabilities, a reward model rewards. The log-probability of a response is the sum over its tokens, the end token included and the prompt excluded. A prompt
 /// is read once for all its responses.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -40,7 +40,7 @@ struct Line {
 /// One response.
 #[derive(Serialize)]
 struct Scored {
-    log_prob: f64,
+    log_prob: Option<f64>,
     tokens: usize,
     reward: Option<f64>,
 }
@@ -57,19 +57,31 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
             .responses(&prompt, &row.responses())
             .into_diagnostic()
             .wrap_err_with(|| place.to_string())?;
-        let sums = log_probs(&model.decoder, &encoded.prompt, &encoded.responses)
+        let found = scores(&model, &encoded)
             .into_diagnostic()
             .wrap_err_with(|| place.to_string())?;
-        let scored = sums.iter().zip(&encoded.responses).map(|(log_probs, response)| Scored {
-            log_prob: log_probs.iter().sum(),
-            tokens: response.len(),
-            reward: None,
-        });
+        let scored = found
+            .into_iter()
+            .zip(&encoded.responses)
+            .map(|(score, response)| Scored {
+                log_prob: match score {
+                    Score::LogProb(log_prob) => Some(log_prob),
+                    Score::Reward(_) => None,
+                },
+                tokens: response.len(),
+                reward: match score {
+                    Score::LogProb(_) => None,
+                    Score::Reward(reward) => Some(reward),
+                },
+            });
         let line = Line {
             responses: scored.collect(),
         };
         context.emit(&line, |line| {
-            let one = |scored: &Scored| format!("{} ({} tokens)", number(scored.log_prob), scored.tokens);
+            let one = |scored: &Scored| {
+                let score = scored.log_prob.or(scored.reward).map_or(String::new(), number);
+                format!("{score} ({} tokens)", scored.tokens)
+            };
             line.responses.iter().map(one).collect::<Vec<_>>().join("  ")
         })?;
     }

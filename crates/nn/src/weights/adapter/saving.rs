@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::save::{file_tensors, to_host, untracked, write};
 use super::super::{Precision, WeightsError, transposed};
-use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, FileConfig, PREFIX, none, yes};
+use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, FileConfig, PREFIX, SCORER, none, yes};
 use crate::decoder::parameters::Parameter;
 use crate::decoder::{Adapter, Decoder, Targets};
 
@@ -76,7 +76,8 @@ pub fn save_adapter(decoder: &Decoder, directory: &Path, base: &str) -> Result<(
         let embedding = tensors
             .iter()
             .find(|(name, _)| name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight"));
-        if let (true, Some((_, tensor))) = (decoder.config().tied, embedding) {
+        let tied = decoder.config().tied && !decoder.config().scores;
+        if let (true, Some((_, tensor))) = (tied, embedding) {
             let copy = FileTensor(tensor.0.clone(), tensor.1.clone());
             tensors.insert(format!("{PREFIX}lm_head.weight"), copy);
             modules_to_save.push("lm_head".to_owned());
@@ -92,7 +93,7 @@ pub fn save_adapter(decoder: &Decoder, directory: &Path, base: &str) -> Result<(
     };
     let config = FileConfig {
         peft_type: "LORA".to_owned(),
-        task_type: Some("CAUSAL_LM".to_owned()),
+        task_type: Some(if decoder.config().scores { SCORER } else { "CAUSAL_LM" }.to_owned()),
         base_model_name_or_path: Some(base.to_owned()),
         revision: None,
         r: lora.rank,
