@@ -40,10 +40,16 @@ class ProbeError(Exception):
 
 def posterior(*arguments):
     """Runs the program; its JSON document."""
+    [document] = posterior_lines(*arguments)
+    return document
+
+
+def posterior_lines(*arguments):
+    """Runs the program; its JSON documents, one a line."""
     command = [PROGRAM, "--format", "json", "--quiet", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 import torch
 from language_models import write_rows, write_tiny_model
 from peft import AutoPeftModelForSequenceClassification
-from support import posterior
+from support import posterior, posterior_lines
 from test_dpo import pairs
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, PrinterCallback
 from trl import RewardConfig, RewardTrainer
@@ -70,8 +70,8 @@ def ours(directory, rows, place, *options):
 
 def scores(model, rows, place):
     """What `posterior score` gives the rows' chosen and rejected responses."""
-    lines = posterior("--format", "json", "score", "--model", model, "--data", write_rows(place / "score.jsonl", rows))
-    return [[found["reward"] for found in json.loads(line)["responses"]] for line in lines.splitlines()]
+    lines = posterior_lines("score", "--model", model, "--data", write_rows(place / "score.jsonl", rows))
+    return [[found["reward"] for found in line["responses"]] for line in lines]
 
 
 def unpadded(model, tokenizer, rows):
