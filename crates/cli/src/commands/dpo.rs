@@ -63,6 +63,14 @@ pub struct Arguments {
     #[arg(long, value_name = "BOOL", help_heading = "Preferences")]
     share_prompts: Option<bool>,
 
+    /// Held-out prompts that are answered at each evaluation, to estimate how far the model is from the reference
+    /// [default: 16].
+    #[arg(long, value_name = "N", help_heading = "Preferences")]
+    kl_prompts: Option<u64>,
+    /// Most tokens of such an answer [default: 64].
+    #[arg(long, value_name = "N", help_heading = "Preferences")]
+    kl_max_new_tokens: Option<u64>,
+
     #[command(flatten)]
     #[serde(flatten)]
     tuning: TuningArguments,
@@ -72,15 +80,15 @@ const WORDS: Words = Words {
     command: "dpo",
     method: "direct preference optimisation",
     next: "posterior chat",
-    may_change: &["share-prompts"],
-    shown: &["rewards/accuracies", "rewards/margins"],
+    may_change: &["share-prompts", "kl-prompts", "kl-max-new-tokens"],
+    shown: &["rewards/accuracies", "rewards/margins", "kl"],
 };
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let config: DpoConfig = settings(&arguments.run, arguments, &WORDS, context)?;
-    let training = begin(Preferences::new(config), context)?;
     let environment = Environment::of_process();
+    let training = begin(Preferences::new(config, environment.clone()), context)?;
     let reference = with_watch(context, |watch| reference(&training, &environment, watch)).into_diagnostic()?;
     let prepare = |dpo: &mut Dpo, run: &Run| {
         let mut progress = progress(context).counting("reference example");

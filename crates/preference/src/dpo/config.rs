@@ -25,6 +25,10 @@ pub struct DpoConfig {
     pub reference: Option<String>,
     /// Whether a prompt goes through the network once for all its responses.
     pub share_prompts: bool,
+    /// How many held-out prompts are answered at an evaluation to see how far the model is from its reference.
+    pub kl_prompts: usize,
+    /// Most tokens of such an answer.
+    pub kl_max_new_tokens: usize,
     /// What it shares with other trainers.
     #[serde(flatten)]
     pub tuning: TuningConfig,
@@ -47,6 +51,8 @@ impl Default for DpoConfig {
             places: None,
             reference: None,
             share_prompts: true,
+            kl_prompts: 16,
+            kl_max_new_tokens: 64,
             tuning: TuningConfig::default(),
         }
     }

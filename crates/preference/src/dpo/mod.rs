@@ -7,9 +7,11 @@
 //! differentiated by the network.
 
 mod config;
+mod divergence;
 mod preferences;
 mod reference;
 
 pub use config::DpoConfig;
+pub use divergence::{Estimate, sampled_kl};
 pub use preferences::{Dpo, Preferences};
 pub use reference::{Prepared, prepare, reference};

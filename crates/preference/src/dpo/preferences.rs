@@ -6,12 +6,15 @@ use burn::tensor::{Gradients, Tensor, TensorData};
 use exact::ranking::pair_loss::PairLoss;
 use exact::ranking::partial::partial;
 use nn::decoder::{Decoder, TrainingPass};
+use nn::hub::{Environment, Watch};
 
 use super::config::DpoConfig;
+use super::divergence::sampled_kl;
 use super::reference::Reference;
 use crate::comparison::{Comparison, Prompt, Trees};
 use crate::data::{Kind, Row};
 use crate::encode::RowEncoder;
+use crate::model::LanguageModel;
 use crate::score::host;
 use crate::text::TextError;
 use crate::tuning::examples::{Made, Room};
@@ -28,6 +31,8 @@ const FIRST_LOSS_TOLERANCE: f64 = 1e-4;
 #[derive(Debug)]
 pub struct Preferences {
     config: DpoConfig,
+    /// Where the reference is opened again when the policy is compared with it.
+    environment: Environment,
     /// Filled before the first step.
     pub(super) reference: Reference,
 }
@@ -74,9 +79,10 @@ struct Term {
 impl Preferences {
     /// With these settings.
     #[must_use]
-    pub fn new(config: DpoConfig) -> Self {
+    pub fn new(config: DpoConfig, environment: Environment) -> Self {
         Self {
             config,
+            environment,
             reference: Reference::default(),
         }
     }
@@ -283,6 +289,38 @@ impl Objective for Preferences {
             ("gradient_weight", sums.gradient_weight / total),
             ("entropy", sums.entropy / sums.tokens),
         ]
+    }
+
+    fn measured(&self) -> usize {
+        self.config.kl_prompts
+    }
+
+    fn measure(
+        &self,
+        model: &LanguageModel,
+        examples: &Batch<'_, Comparison>,
+    ) -> Result<Vec<(&'static str, f64)>, TuningError> {
+        let longest = self.config.kl_max_new_tokens;
+        let room = model.decoder.config().learned_positions().unwrap_or(usize::MAX);
+        let prompts: Vec<Vec<u32>> = examples
+            .examples
+            .iter()
+            .map(|(_, comparison)| comparison.ranked.prompt.clone())
+            .filter(|prompt| !prompt.is_empty() && prompt.len() + longest <= room)
+            .collect();
+        if prompts.is_empty() || longest == 0 {
+            return Ok(Vec::new());
+        }
+        // It is not kept between evaluations: a second model would double the memory of training.
+        let name = self.config.reference.as_ref().unwrap_or(&self.config.tuning.model);
+        let mut watch = Watch {
+            progress: &mut |_| {},
+            cancelled: &|| false,
+        };
+        let device = model.decoder.device().inner();
+        let reference = LanguageModel::open(name, &self.environment, &mut watch, &device)?;
+        let kl = sampled_kl(model, &reference.decoder, &prompts, longest, self.config.tuning.seed)?;
+        Ok(vec![("kl", kl.mean), ("kl_std_error", kl.error)])
     }
 
     fn check_first(&self, sums: &Sums, total: f64) -> Result<(), TuningError> {

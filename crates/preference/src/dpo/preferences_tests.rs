@@ -15,7 +15,7 @@ fn comparison(lengths: &[usize], groups: &[usize]) -> Comparison {
 fn preferences(change: impl FnOnce(&mut DpoConfig)) -> Preferences {
     let mut config = DpoConfig::default();
     change(&mut config);
-    Preferences::new(config)
+    Preferences::new(config, Environment::of_process())
 }
 
 #[test]

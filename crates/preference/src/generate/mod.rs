@@ -81,6 +81,9 @@ pub enum Verdict {
 /// A prompt that cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenerateError {
+    /// No head for tokens.
+    #[error("the model is a reward model, which scores texts and writes none; give a language model")]
+    RewardModel,
     /// Nothing to go on from.
     #[error("prompt {0} has no tokens; a text needs at least one to start from, such as the model's first token")]
     EmptyPrompt(usize),
@@ -170,6 +173,9 @@ pub fn generate(
 }
 
 fn check(decoder: &PackedDecoder, prompts: &[Vec<u32>], request: &Request) -> Result<(), GenerateError> {
+    if decoder.config().scores {
+        return Err(GenerateError::RewardModel);
+    }
     let (vocabulary, positions) = (decoder.config().vocabulary_size, decoder.config().learned_positions());
     for (number, prompt) in prompts.iter().enumerate() {
         if prompt.is_empty() {

@@ -9,6 +9,7 @@ use train::tensors::TensorError;
 
 use super::config::ConfigError;
 use crate::data::DataError;
+use crate::generate::GenerateError;
 use crate::model::ModelError;
 use crate::text::TextError;
 
@@ -36,6 +37,9 @@ pub enum TuningError {
     /// The model has no head for tokens.
     #[error("the model is a reward model, which scores texts and writes none; give a language model")]
     RewardModel,
+    /// Texts cannot be drawn.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -14,6 +14,7 @@ use super::error::TuningError;
 use super::examples::{Made, Room, Sample};
 use crate::data::{Kind, Row};
 use crate::encode::RowEncoder;
+use crate::model::LanguageModel;
 use crate::text::TextError;
 
 /// Examples that go through the network together.
@@ -101,6 +102,24 @@ pub trait Objective: fmt::Debug + Sync {
 
     /// The metrics of sums over examples whose weights are `total`; `loss` is one of them.
     fn metrics(&self, sums: &Self::Sums, total: f64) -> Vec<(&'static str, f64)>;
+
+    /// What else an evaluation measures, under full names, of the model and the held-out examples.
+    ///
+    /// # Errors
+    ///
+    /// [`TuningError`] for what cannot be measured.
+    fn measure(
+        &self,
+        _model: &LanguageModel,
+        _examples: &Batch<'_, Self::Example>,
+    ) -> Result<Vec<(&'static str, f64)>, TuningError> {
+        Ok(Vec::new())
+    }
+
+    /// How many held-out examples, from the first on, [`Objective::measure`] is given.
+    fn measured(&self) -> usize {
+        0
+    }
 
     /// Whether a run's first step, before its update, is what it must be.
     ///

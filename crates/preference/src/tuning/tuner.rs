@@ -340,9 +340,13 @@ impl<O: Objective> Tuner<O> {
             .map(|&number| f64::from(part.examples.weight(number)))
             .sum();
         let metrics = self.objective.metrics(&sums, total).into_iter();
-        Ok(metrics.fold(Metrics::new(), |metrics, (name, value)| {
+        let metrics = metrics.fold(Metrics::new(), |metrics, (name, value)| {
             metrics.last(format!("eval_{name}"), value)
-        }))
+        });
+        let measured = self.objective.measured().min(numbers.len());
+        let examples = self.batch(part, 0..measured)?;
+        let measured = self.objective.measure(&self.model, &examples)?.into_iter();
+        Ok(measured.fold(metrics, |metrics, (name, value)| metrics.last(name, value)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Training on preferences through the real program: what must not change a result, what comes out, and what bad input is
+//! Training on preferences, policies and reward models, through the real program: what must not change a result, what comes out, and what bad input is
 //! told.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
@@ -66,10 +66,10 @@ impl Place {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    fn arguments(&self, name: &str, more: &[&str]) -> Vec<String> {
+    fn arguments(&self, command: &str, name: &str, more: &[&str]) -> Vec<String> {
         let out = self.path(name);
         let [model, data, out] = [&self.model, &self.data, &out].map(|path| path.to_str().unwrap().to_owned());
-        let mut all = vec!["-q", "dpo", "--out", &out];
+        let mut all = vec!["-q", command, "--out", &out];
         for (flag, value) in [
             ("--model", model.as_str()),
             ("--data", &data),
@@ -84,10 +84,21 @@ impl Place {
         all.into_iter().map(str::to_owned).collect()
     }
 
-    fn train(&self, name: &str, more: &[&str]) -> PathBuf {
-        good(&self.arguments(name, more));
+    fn train(&self, command: &str, name: &str, more: &[&str]) -> PathBuf {
+        good(&self.arguments(command, name, more));
         self.path(name)
     }
+}
+
+/// Both trainers with all weights and with adapters, and the file of what comes out.
+fn kinds() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static str], &'static str)> {
+    let of = |command| {
+        [
+            (command, "full", &[][..], "model/model.safetensors"),
+            (command, "lora", LORA, "model/adapter_model.safetensors"),
+        ]
+    };
+    ["dpo", "reward"].into_iter().flat_map(of)
 }
 
 /// The same metrics up to rounding.
@@ -95,7 +106,19 @@ fn assert_alike(one: &std::path::Path, other: &std::path::Path, tolerance: f64) 
     let (one, other) = (metrics(one), metrics(other));
     assert_eq!(one.len(), other.len());
     for (one, other) in one.iter().zip(&other) {
-        for key in ["loss", "grad_norm", "rewards/margins", "logps/chosen", "entropy"] {
+        // Of a policy, or of a reward model.
+        let keys = [
+            "loss",
+            "grad_norm",
+            "rewards/margins",
+            "logps/chosen",
+            "entropy",
+            "margin",
+            "mean_reward",
+        ];
+        let known: Vec<&str> = keys.into_iter().filter(|key| one.contains_key(*key)).collect();
+        assert!(known.len() >= 4, "{one:?}");
+        for key in known {
             let (a, b) = (one[key].as_f64().unwrap(), other[key].as_f64().unwrap());
             assert!((a - b).abs() <= tolerance * b.abs().max(0.1), "{key}: {a} against {b}");
         }
@@ -109,7 +132,7 @@ fn the_first_loss_is_known_and_falls() {
         .map(|i| pair("the cat", [" sat on", " ran then"][i % 2], " slept"))
         .collect();
     let pairs = place.file("pairs.jsonl", &rows);
-    let run = place.train("pairs", &["--data", &pairs, "--max-steps", "30"]);
+    let run = place.train("dpo", "pairs", &["--data", &pairs, "--max-steps", "30"]);
     let lines = metrics(&run);
     let number = |line: usize, key: &str| lines[line][key].as_f64().unwrap();
     assert!((number(0, "loss") - 2.0_f64.ln()).abs() < 1e-6);
@@ -128,7 +151,7 @@ fn the_first_loss_is_known_and_falls() {
         })
         .collect();
     let rankings = place.file("rankings.jsonl", &rankings);
-    let run = place.train("rankings", &["--data", &rankings, "--max-steps", "80"]);
+    let run = place.train("dpo", "rankings", &["--data", &rankings, "--max-steps", "80"]);
     let lines = metrics(&run);
     assert!((lines[0]["loss"].as_f64().unwrap() - 24.0_f64.ln()).abs() < 1e-5);
     assert_eq!(lines[79]["rewards/accuracies"].as_f64().unwrap(), 1.0);
@@ -137,13 +160,14 @@ fn the_first_loss_is_known_and_falls() {
 #[test]
 fn threads_and_recomputation_do_not_change_a_bit() {
     let place = Place::new();
-    for (name, lora, weights) in [
-        ("full", &[][..], "model/model.safetensors"),
-        ("lora", LORA, "model/adapter_model.safetensors"),
-    ] {
+    for (command, name, lora, weights) in kinds() {
         let train = |kind: &str, more: &[&str]| {
             let steps = ["--max-steps", "6", "--batch-size", "5"];
-            place.train(&format!("{name}-{kind}"), &[lora, &steps, more].concat())
+            place.train(
+                command,
+                &format!("{command}-{name}-{kind}"),
+                &[lora, &steps, more].concat(),
+            )
         };
         let one = train("one", &["--threads", "1"]);
         for other in [
@@ -151,7 +175,10 @@ fn threads_and_recomputation_do_not_change_a_bit() {
             train("recomputed", &["--recompute", "true"]),
         ] {
             let optimizer = "checkpoints/step-6/optimizer.safetensors";
-            assert_same_bits(&one, &other, &[weights, optimizer, "reference.jsonl"]);
+            assert_same_bits(&one, &other, &[weights, optimizer]);
+            if command == "dpo" {
+                assert_same_bits(&one, &other, &["reference.jsonl"]);
+            }
         }
     }
 }
@@ -160,19 +187,26 @@ fn threads_and_recomputation_do_not_change_a_bit() {
 #[test]
 fn sharing_and_accumulation_change_rounding_only() {
     let place = Place::new();
-    for (name, lora) in [("full", &[][..]), ("lora", LORA)] {
+    for (command, name, lora, _) in kinds() {
         let train = |kind: &str, more: &[&str]| {
             let steps = ["--max-steps", "6", "--batch-size", "8"];
-            place.train(&format!("{name}-{kind}"), &[lora, &steps, more].concat())
+            place.train(
+                command,
+                &format!("{command}-{name}-{kind}"),
+                &[lora, &steps, more].concat(),
+            )
         };
         let whole = train("whole", &[]);
         let reference = place.model.to_str().unwrap().to_owned();
-        for other in [
-            train("apart", &["--share-prompts", "false"]),
+        let mut others = vec![
             train("single", &["--accumulate", "8"]),
             train("tokens", &["--micro-batch-tokens", "20"]),
-            train("named", &["--reference", &reference]),
-        ] {
+        ];
+        if command == "dpo" {
+            others.push(train("apart", &["--share-prompts", "false"]));
+            others.push(train("named", &["--reference", &reference]));
+        }
+        for other in others {
             assert_alike(&whole, &other, 2e-4);
         }
     }
@@ -204,8 +238,8 @@ fn a_ranking_of_two_is_a_pair() {
         place.file("pairs.jsonl", &rows),
         place.file("rankings.jsonl", &ranked(&rows)),
     );
-    let one = place.train("pairs", &["--data", &pairs, "--max-steps", "6"]);
-    let other = place.train("rankings", &["--data", &rankings, "--max-steps", "6"]);
+    let one = place.train("dpo", "pairs", &["--data", &pairs, "--max-steps", "6"]);
+    let other = place.train("dpo", "rankings", &["--data", &rankings, "--max-steps", "6"]);
     assert_same_bits(&one, &other, &["model/model.safetensors"]);
 }
 
@@ -224,15 +258,12 @@ fn a_killed_run_resumes_to_the_same_bits() {
         "--eval-every",
         "6",
     ];
-    for (name, lora, weights) in [
-        ("full", &[][..], "model/model.safetensors"),
-        ("lora", LORA, "model/adapter_model.safetensors"),
-    ] {
+    for (command, name, lora, weights) in kinds() {
         let settings = [lora, &settings].concat();
-        let whole = place.train(&format!("{name}-whole"), &settings);
-        let killed = place.path(&format!("{name}-killed"));
-        let start = place.arguments(&format!("{name}-killed"), &settings);
-        let resume: Vec<String> = ["-q", "dpo", "--resume", "--out", killed.to_str().unwrap()]
+        let whole = place.train(command, &format!("{command}-{name}-whole"), &settings);
+        let killed = place.path(&format!("{command}-{name}-killed"));
+        let start = place.arguments(command, &format!("{command}-{name}-killed"), &settings);
+        let resume: Vec<String> = ["-q", command, "--resume", "--out", killed.to_str().unwrap()]
             .map(str::to_owned)
             .to_vec();
         let kills = kill_until_done(&killed, &start, &resume);
@@ -241,13 +272,17 @@ fn a_killed_run_resumes_to_the_same_bits() {
             weights,
             "checkpoints/step-40/weights.safetensors",
             "checkpoints/step-40/optimizer.safetensors",
-            "reference.jsonl",
         ];
         assert_same_bits(&whole, &killed, &files);
         let evaluated = metrics(&whole)
             .into_iter()
             .filter(|line| line.contains_key("eval_loss"));
         assert!(evaluated.count() >= 6);
+        if command == "reward" {
+            assert_same_bits(&whole, &killed, &["model/reward.json"]);
+            continue;
+        }
+        assert_same_bits(&whole, &killed, &["reference.jsonl"]);
         // Nothing of the reference is worked out again.
         let before = bytes(killed.join("reference.jsonl"));
         let output = run(&[
@@ -264,6 +299,123 @@ fn a_killed_run_resumes_to_the_same_bits() {
     }
 }
 
+/// At an evaluation the model answers held-out prompts; without an update it is its reference.
+#[test]
+fn the_distance_from_the_reference_is_measured() {
+    let place = Place::new();
+    let kl = |name: &str, more: &[&str]| -> f64 {
+        let settings = [
+            "--max-steps",
+            "20",
+            "--held-out",
+            "6",
+            "--eval-every",
+            "20",
+            "--kl-prompts",
+            "6",
+        ];
+        let run = place.train("dpo", name, &[&settings[..], more].concat());
+        let lines = metrics(&run);
+        lines.iter().find_map(|line| line.get("kl")).unwrap().as_f64().unwrap()
+    };
+    assert!(kl("still", &["--learning-rate", "0"]).abs() < 1e-4);
+    assert!(kl("still-lora", &["--learning-rate", "0", "--lora-rank", "2"]).abs() < 1e-4);
+    assert!(kl("far", &["--learning-rate", "0.02"]) > 0.1);
+    assert!(kl("far-lora", &["--learning-rate", "0.1", "--lora-rank", "2"]) > 0.1);
+}
+
+/// The reward is read at the end token, and its mean over the data is 0.
+#[test]
+fn a_reward_model_scores() {
+    let place = Place::new();
+    let rows: Vec<Value> = (0..8)
+        .map(|i| pair("the cat", [" sat on", " ran then"][i % 2], " slept"))
+        .collect();
+    let data = place.file("pairs.jsonl", &rows);
+    let score = |model: &std::path::Path| -> Vec<f64> {
+        let output = run(&[
+            "-q",
+            "--format",
+            "json",
+            "score",
+            "--model",
+            model.to_str().unwrap(),
+            "--data",
+            &data,
+        ]);
+        assert!(output.status.success(), "{}", message(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .flat_map(|line| line["responses"].as_array().unwrap().clone())
+            .map(|response| {
+                assert!(response["log_prob"].is_null());
+                response["reward"].as_f64().unwrap()
+            })
+            .collect()
+    };
+    let steps = ["--data", &data, "--max-steps", "30"];
+    for (name, more) in [
+        ("full", &[][..]),
+        ("lora", &["--lora-rank", "2", "--learning-rate", "0.03"]),
+    ] {
+        let run = place.train("reward", name, &[&steps[..], more].concat());
+        let rewards = score(&run.join("model"));
+        assert!(rewards.chunks(2).all(|pair| pair[0] > pair[1]), "{rewards:?}");
+        assert!(rewards.iter().sum::<f64>().abs() < 1e-4, "{rewards:?}");
+    }
+    let scaled = place.train("reward", "scaled", &[&steps[..], &["--normalize", "variance"]].concat());
+    let rewards = score(&scaled.join("model"));
+    let variance = rewards.iter().map(|reward| reward * reward).sum::<f64>() / rewards.len() as f64;
+    assert!((variance - 1.0).abs() < 1e-4, "{rewards:?}");
+    // It writes no texts, and is tuned as no language model.
+    let model = scaled.join("model");
+    let output = run(&[
+        "-q",
+        "generate",
+        "--model",
+        model.to_str().unwrap(),
+        "--prompt",
+        "the cat",
+    ]);
+    assert!(message(&output).contains("reward model"), "{}", message(&output));
+    let output = run(&strings(&place.arguments(
+        "dpo",
+        "refused",
+        &["--model", model.to_str().unwrap()],
+    )));
+    assert!(message(&output).contains("reward model"), "{}", message(&output));
+    assert!(!place.path("refused").exists());
+}
+
+/// Weights that are no numbers.
+#[test]
+fn damaged_models_are_named() {
+    let place = Place::new();
+    let other = tempfile::tempdir().unwrap();
+    let damaged = model(other.path());
+    let file = damaged.join("model.safetensors");
+    let mut content = bytes(&file);
+    let end = content.len();
+    content[end - 64..].copy_from_slice(&[0xff; 64]);
+    fs::write(&file, content).unwrap();
+    let damaged = damaged.to_str().unwrap();
+    for (command, more) in [
+        ("dpo", &["--model", damaged][..]),
+        ("dpo", &["--reference", damaged]),
+        ("reward", &["--model", damaged]),
+    ] {
+        let output = run(&strings(&place.arguments(command, "damaged", more)));
+        let words = message(&output);
+        assert_eq!(output.status.code(), Some(1), "{command} {more:?}: {words}");
+        assert!(
+            words.contains("number") || words.contains("NaN"),
+            "{command} {more:?}: {words}"
+        );
+        drop(fs::remove_dir_all(place.path("damaged")));
+    }
+}
+
 #[test]
 fn what_does_not_count_is_counted_and_said() {
     let place = Place::new();
@@ -277,6 +429,7 @@ fn what_does_not_count_is_counted_and_said() {
         ],
     );
     let arguments = place.arguments(
+        "dpo",
         "some",
         &[
             "--data",
@@ -355,7 +508,7 @@ fn bad_input_is_told_what_to_do() {
     ];
     for (number, (more, words)) in cases.iter().enumerate() {
         let name = format!("bad-{number}");
-        let output = run(&strings(&place.arguments(&name, more)));
+        let output = run(&strings(&place.arguments("dpo", &name, more)));
         let text = message(&output);
         assert!(matches!(output.status.code(), Some(1 | 2)), "{more:?}: {text}");
         for word in *words {
