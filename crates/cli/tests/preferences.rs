@@ -204,6 +204,7 @@ fn sharing_and_accumulation_change_rounding_only() {
         ];
         if command == "dpo" {
             others.push(train("apart", &["--share-prompts", "false"]));
+            others.push(train("each-step", &["--precompute", "false"]));
             others.push(train("named", &["--reference", &reference]));
         }
         for other in others {

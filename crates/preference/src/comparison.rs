@@ -152,6 +152,8 @@ pub struct Trees {
     pub responses: Vec<Range<usize>>,
     /// The row of each response's last token.
     pub ends: Vec<usize>,
+    /// Each token's place where prompts are shared: copies of a prompt have one.
+    pub places: Vec<usize>,
 }
 
 impl Trees {
@@ -166,9 +168,12 @@ impl Trees {
     }
 
     fn push(&mut self, ranked: &Ranked, prompt: Prompt) {
+        let first_place = self.places.last().map_or(0, |last| last + 1);
+        let mut next_place = first_place + ranked.prompt.len();
         let root = |trees: &mut Self| {
             (!ranked.prompt.is_empty()).then(|| {
                 trees.tokens.extend(&ranked.prompt);
+                trees.places.extend(first_place..first_place + ranked.prompt.len());
                 let root = trees.forest.push(ranked.prompt.len(), None);
                 (root, trees.tokens.len() - 1)
             })
@@ -179,6 +184,8 @@ impl Trees {
             let (start, first) = (self.tokens.len(), self.rows.len());
             self.forest.push(response.len(), root.map(|(root, _)| root));
             self.tokens.extend(response);
+            self.places.extend(next_place..next_place + response.len());
+            next_place += response.len();
             for (at, &token) in response.iter().enumerate() {
                 // The first token is foretold by the prompt's last, the others by the one before.
                 let row = match (at, root) {
@@ -300,6 +307,7 @@ mod tests {
         assert_eq!(apart.tokens, [1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 8, 9]);
         assert_eq!(apart.forest.positions(), [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2]);
         assert_eq!(apart.rows, [2, 3, 7, 9, 10]);
+        assert_eq!(apart.places, [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8]);
         let trees = Trees::of([&with, &without], Prompt::Shared);
         assert_eq!(trees.tokens, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(trees.forest.positions(), [0, 1, 2, 3, 4, 3, 0, 1, 2]);
@@ -307,5 +315,6 @@ mod tests {
         assert_eq!(trees.targets, [4, 5, 6, 8, 9]);
         assert_eq!(trees.responses, [0..2, 2..3, 3..5]);
         assert_eq!(trees.ends, [4, 5, 8]);
+        assert!(trees.places.iter().copied().eq(0..9));
     }
 }

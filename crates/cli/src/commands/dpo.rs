@@ -58,6 +58,10 @@ pub struct Arguments {
     /// The model to stay close to [default: the weights that training starts from].
     #[arg(long, value_name = "MODEL", help_heading = "Preferences")]
     reference: Option<String>,
+    /// Work the reference's log-probabilities out before the first step and keep them in the run; false keeps the
+    /// reference in memory and works them out in each step [default: true].
+    #[arg(long, value_name = "BOOL", help_heading = "Preferences")]
+    precompute: Option<bool>,
     /// Let a prompt go through the network once for all its responses; false gives the same up to rounding, and takes
     /// longer [default: true].
     #[arg(long, value_name = "BOOL", help_heading = "Preferences")]
@@ -80,7 +84,7 @@ const WORDS: Words = Words {
     command: "dpo",
     method: "direct preference optimisation",
     next: "posterior chat",
-    may_change: &["share-prompts", "kl-prompts", "kl-max-new-tokens"],
+    may_change: &["precompute", "share-prompts", "kl-prompts", "kl-max-new-tokens"],
     shown: &["rewards/accuracies", "rewards/margins", "kl"],
 };
 
@@ -95,6 +99,9 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         let prepared = prepare(dpo, &reference, run.directory(), &mut progress).into_diagnostic()?;
         // Where it was another model, its memory is free again.
         drop(reference);
+        if !dpo.config().precompute {
+            return Ok(());
+        }
         context.say(format_args!(
             "the reference's log-probabilities: {} examples worked out, {} found in the run",
             prepared.computed, prepared.reused

@@ -23,6 +23,8 @@ pub struct DpoConfig {
     pub places: Option<usize>,
     /// The model that the tuned one stays close to; the weights that it starts from where absent.
     pub reference: Option<String>,
+    /// Whether the reference's log-probabilities are worked out before the first step, rather than in each step.
+    pub precompute: bool,
     /// Whether a prompt goes through the network once for all its responses.
     pub share_prompts: bool,
     /// How many held-out prompts are answered at an evaluation to see how far the model is from its reference.
@@ -50,6 +52,7 @@ impl Default for DpoConfig {
             label_smoothing: 0.0,
             places: None,
             reference: None,
+            precompute: true,
             share_prompts: true,
             kl_prompts: 16,
             kl_max_new_tokens: 64,

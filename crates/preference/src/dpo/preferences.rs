@@ -1,6 +1,7 @@
 //! The loss of comparisons.
 
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use burn::tensor::{Gradients, Tensor, TensorData};
 use exact::ranking::pair_loss::PairLoss;
@@ -177,11 +178,10 @@ impl Preferences {
         };
         let mut derivatives = vec![0.0; log_prob.len()];
         let mut responses = trees.responses.iter();
-        for (number, comparison) in &batch.examples {
+        for ((_, comparison), reference) in batch.examples.iter().zip(self.reference.of(batch)?) {
             let own: Vec<_> = responses.by_ref().take(comparison.ranked.responses.len()).collect();
             let log_probs: Vec<f64> = own.iter().map(|rows| log_prob[(*rows).clone()].iter().sum()).collect();
-            let reference = self.reference.of(batch.split, *number)?;
-            let (own_sums, gradient) = self.judge(comparison, &log_probs, reference);
+            let (own_sums, gradient) = self.judge(comparison, &log_probs, &reference);
             sums += own_sums;
             for (rows, derivative) in own.into_iter().zip(gradient) {
                 derivatives[rows.clone()].fill(derivative);
@@ -266,7 +266,13 @@ impl Objective for Preferences {
             // The loss's derivative by the log-probabilities is known, so it goes on as that of their weighted sum.
             (found.log_prob * Tensor::from_data(TensorData::new(weights, [rows]), &device)).sum()
         };
-        decoder.gradients(&trees.tokens, &trees.forest, pass, loss, collect);
+        // Copies of a prompt drop what the one drops.
+        let keys = |keys: &Arc<[u64]>| trees.places.iter().map(|&place| keys[place]).collect();
+        let pass = TrainingPass {
+            dropout: pass.dropout.as_ref().map(keys),
+            ..*pass
+        };
+        decoder.gradients(&trees.tokens, &trees.forest, &pass, loss, collect);
         judged
     }
 

@@ -1,5 +1,6 @@
 //! What the reference gives the responses: worked out once, before the first step, and kept in the run.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
@@ -27,8 +28,16 @@ use crate::tuning::objective::{Batch, Split};
 const FILE: &str = "reference.jsonl";
 
 /// The reference's log-probabilities of responses.
-#[derive(Debug, Default)]
-pub(super) struct Reference(HashMap<(Split, usize), Vec<f64>>);
+#[derive(Debug)]
+pub(super) enum Reference {
+    /// Worked out before the first step.
+    Known(Known),
+    /// Worked out when they are asked for.
+    Network(Box<Decoder>),
+}
+
+/// Log-probabilities of responses by data and example.
+type Known = HashMap<(Split, usize), Vec<f64>>;
 
 /// What preparing did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,21 +66,44 @@ struct Line {
     log_probs: Vec<f64>,
 }
 
+impl Default for Reference {
+    fn default() -> Self {
+        Self::Known(Known::new())
+    }
+}
+
 impl Reference {
-    /// The log-probabilities of an example's responses.
-    pub(super) fn of(&self, split: Split, example: usize) -> Result<&[f64], TuningError> {
-        let found = self.0.get(&(split, example));
-        found.map(Vec::as_slice).ok_or(TuningError::NoReference { example })
+    /// The log-probabilities of each example's responses.
+    pub(super) fn of(&self, batch: &Batch<'_, Comparison>) -> Result<Vec<Cow<'_, [f64]>>, TuningError> {
+        match self {
+            Self::Network(decoder) => {
+                let found = under(decoder, batch)?.into_iter();
+                Ok(found.map(|(_, log_probs)| Cow::Owned(log_probs)).collect())
+            }
+            Self::Known(known) => {
+                let known = |(example, _): &(usize, _)| {
+                    let found = known.get(&(batch.split, *example));
+                    let found = found.ok_or(TuningError::NoReference { example: *example })?;
+                    Ok(Cow::Borrowed(found.as_slice()))
+                };
+                batch.examples.iter().map(known).collect()
+            }
+        }
     }
 }
 
 /// Works out the log-probabilities of every response that the run will see under the reference, `decoder`. They are kept
-/// in `run` and found there again, whole or as many as there are, unless weights, data or lengths changed.
+/// in `run` and found there again, whole or as many as there are, unless weights, data or lengths changed. If the settings
+/// say so, the reference itself is kept instead, in memory.
 ///
 /// # Errors
 ///
 /// [`TuningError`] for a reference that gives no number, and for files.
 pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Progress) -> Result<Prepared, TuningError> {
+    if !dpo.config().precompute {
+        dpo.objective_mut().reference = Reference::Network(Box::new(decoder.clone()));
+        return Ok(Prepared::default());
+    }
     let tuning = dpo.config().tuning();
     let mut data = Fingerprint::default();
     data.bytes(dpo.data_fingerprint().as_bytes());
@@ -83,16 +115,16 @@ pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Prog
             tuning.max_length, tuning.truncation, tuning.keep_trailing_text, tuning.limit
         ),
     };
-    let (mut reference, mut file) = open(&run.join(FILE), &header)?;
+    let (mut known, mut file) = open(&run.join(FILE), &header)?;
     let mut prepared = Prepared {
         computed: 0,
-        reused: reference.0.len(),
+        reused: known.len(),
     };
     let needed = dpo.needed();
     let missing: Vec<(Split, Vec<usize>)> = needed
         .into_iter()
         .map(|(split, examples)| {
-            let missing = |example: &usize| !reference.0.contains_key(&(split, *example));
+            let missing = |example: &usize| !known.contains_key(&(split, *example));
             (split, examples.into_iter().filter(missing).collect())
         })
         .collect();
@@ -110,7 +142,7 @@ pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Prog
                     log_probs,
                 };
                 write(&mut file, &line)?;
-                reference.0.insert((*split, example), line.log_probs);
+                known.insert((*split, example), line.log_probs);
                 prepared.computed += 1;
             }
             progress.step(prepared.computed as u64, &Metrics::new());
@@ -120,7 +152,7 @@ pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Prog
         progress.finish();
     }
     file.finish()?;
-    dpo.objective_mut().reference = reference;
+    dpo.objective_mut().reference = Reference::Known(known);
     Ok(prepared)
 }
 
@@ -190,24 +222,24 @@ fn write(file: &mut Kept, line: &impl Serialize) -> Result<(), TuningError> {
 
 /// What a run's file has for `header`, and the file to go on with. What belongs to other weights or data is dropped, and
 /// so is a line that a killed process left unfinished.
-fn open(path: &Path, header: &Header) -> Result<(Reference, Kept), TuningError> {
-    let mut reference = Reference::default();
+fn open(path: &Path, header: &Header) -> Result<(Known, Kept), TuningError> {
+    let mut known = Known::new();
     let mut whole = 0;
     if path.exists() {
         let mut reader = BufReader::new(File::open(path).map_err(FileError::because("read", path))?);
         let mut line = String::new();
         let mut first = true;
         while let Ok(length @ 1..) = reader.read_line(&mut line) {
-            let known = match serde_json::from_str::<Line>(&line) {
+            let is_whole = match serde_json::from_str::<Line>(&line) {
                 _ if !line.ends_with('\n') => false,
                 _ if first => serde_json::from_str::<Header>(&line).is_ok_and(|found| found == *header),
                 Ok(found) => {
-                    reference.0.insert((found.split, found.example), found.log_probs);
+                    known.insert((found.split, found.example), found.log_probs);
                     true
                 }
                 Err(_) => false,
             };
-            if !known {
+            if !is_whole {
                 break;
             }
             first = false;
@@ -228,7 +260,7 @@ fn open(path: &Path, header: &Header) -> Result<(Reference, Kept), TuningError> 
     if whole == 0 {
         write(&mut file, header)?;
     }
-    Ok((reference, file))
+    Ok((known, file))
 }
 
 #[cfg(test)]
@@ -261,8 +293,8 @@ mod tests {
     fn what_was_kept_is_found_again_and_torn_or_foreign_lines_are_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
-        let (reference, mut file) = open(&path, &header("w")).unwrap();
-        assert!(reference.0.is_empty());
+        let (known, mut file) = open(&path, &header("w")).unwrap();
+        assert!(known.is_empty());
         for example in [3, 5] {
             write(&mut file, &line(example)).unwrap();
         }
@@ -270,17 +302,17 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         // Killed in the middle of a line, then gone on with.
         fs::write(&path, [&whole[..], b"{\"split\":\"trai"].concat()).unwrap();
-        let (reference, mut file) = open(&path, &header("w")).unwrap();
-        assert_eq!(reference.of(Split::Training, 5).unwrap(), [-1.25, -5.1]);
-        assert!(reference.of(Split::Evaluation, 5).is_err());
+        let (known, mut file) = open(&path, &header("w")).unwrap();
+        assert_eq!(known[&(Split::Training, 5)], [-1.25, -5.1]);
+        assert!(!known.contains_key(&(Split::Evaluation, 5)));
         write(&mut file, &line(7)).unwrap();
         file.finish().unwrap();
-        let (reference, _) = open(&path, &header("w")).unwrap();
-        assert_eq!(reference.0.len(), 3);
+        let (known, _) = open(&path, &header("w")).unwrap();
+        assert_eq!(known.len(), 3);
         assert_eq!(lines(&path), 4);
         // Other weights.
-        let (reference, file) = open(&path, &header("other")).unwrap();
-        assert!(reference.0.is_empty());
+        let (known, file) = open(&path, &header("other")).unwrap();
+        assert!(known.is_empty());
         file.finish().unwrap();
         assert_eq!(lines(&path), 1);
     }
