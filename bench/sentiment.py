@@ -73,7 +73,7 @@ class Program:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def answers(self, model, prompts, directory, seed):
-        """Four answers to each prompt, those that came to their end, with their log-probabilities."""
+        """Four answers to each prompt, those of them that came to their end."""
         path = directory / "prompts.jsonl"
         write(path, [{"prompt": prompt} for prompt in prompts])
         lines = self.run(
@@ -83,7 +83,7 @@ class Program:
         found = [[] for _ in prompts]
         for number, line in enumerate(lines):
             if line["token_ids"][-1] == END:
-                found[number // 4].append((line["text"], line["log_prob"]))
+                found[number // 4].append(line["text"])
         return found
 
 
@@ -107,16 +107,18 @@ def mean(values):
 def measure(program, model, base, prompts, words, directory):
     """Mean true reward of fresh answers, and the distance from the base, with standard errors; an answer."""
     answers = program.answers(model, prompts, directory, seed=99)
-    rewards = [reward(text, words) for found in answers for text, _ in found]
+    rewards = [reward(text, words) for found in answers for text in found]
     kept = [(prompt, found) for prompt, found in zip(prompts, answers) if found]
-    rows = [{"prompt": prompt, "responses": [assistant(text) for text, _ in found]} for prompt, found in kept]
-    scored = program.run("score", "--model", base, "--data", write(directory / "answers.jsonl", rows))
+    rows = [{"prompt": prompt, "responses": [assistant(text) for text in found]} for prompt, found in kept]
+    # Both of the texts, whose tokens need not be those that were drawn.
+    path = write(directory / "answers.jsonl", rows)
+    after, before = (program.run("score", "--model", name, "--data", path) for name in (model, base))
     differences = [
-        own - before["log_prob"]
-        for (_, found), line in zip(kept, scored)
-        for (_, own), before in zip(found, line["responses"])
+        own["log_prob"] - other["log_prob"]
+        for one, two in zip(after, before)
+        for own, other in zip(one["responses"], two["responses"])
     ]
-    return mean(rewards), mean(differences), kept[0][1][0][0]
+    return mean(rewards), mean(differences), kept[0][1][0]
 
 
 def parse():
@@ -147,7 +149,7 @@ def main():
         program.run("convert", "--model", find_model(), "--out", base)
         pairs, rankings = [], []
         for text, found in zip(training, program.answers(base, [user(text) for text in training], directory, seed=1)):
-            labelled = [(reward(answer, words, rng), answer) for answer, _ in found]
+            labelled = [(reward(answer, words, rng), answer) for answer in found]
             if len(labelled) >= 2 and labelled[0][0] != labelled[1][0]:
                 (_, worse), (_, better) = sorted(labelled[:2])
                 pairs.append({"prompt": user(text), "chosen": assistant(better), "rejected": assistant(worse)})
