@@ -389,6 +389,38 @@ fn a_reward_model_scores() {
     assert!(!place.path("refused").exists());
 }
 
+/// Of a run of all weights a checkpoint holds the model, but the reference is what the model was.
+#[test]
+fn a_reference_that_changed_under_a_run_is_noticed() {
+    let place = Place::new();
+    for (name, more) in [("kept", &[][..]), ("each-step", &["--precompute", "false"])] {
+        let run_directory = place.train("dpo", name, &[&["--max-steps", "2"][..], more].concat());
+        let file = place.model.join("model.safetensors");
+        let before = bytes(&file);
+        let mut other = before.clone();
+        let end = other.len();
+        other[end - 4..].copy_from_slice(&0.25_f32.to_le_bytes());
+        fs::write(&file, other).unwrap();
+        let resume = [
+            "-q",
+            "dpo",
+            "--resume",
+            "--out",
+            run_directory.to_str().unwrap(),
+            "--max-steps",
+            "3",
+        ];
+        let output = run(&resume);
+        assert!(
+            message(&output).contains("the reference changed"),
+            "{}",
+            message(&output)
+        );
+        fs::write(&file, before).unwrap();
+        assert!(run(&resume).status.success());
+    }
+}
+
 /// Weights that are no numbers.
 #[test]
 fn damaged_models_are_named() {

@@ -1,6 +1,6 @@
 //! Log-probabilities and rewards of given responses.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use nn::decoder::Decoder;
 
 use crate::comparison::{Prompt, Trees};
@@ -82,4 +82,14 @@ pub(crate) fn log_probs_of<'a>(decoder: &Decoder, prompts: impl IntoIterator<Ite
 pub(crate) fn host(tensor: &Tensor<1>) -> Vec<f64> {
     let values = tensor.clone().into_data().convert::<f32>().try_into_vec::<f32>();
     values.unwrap_or_default().into_iter().map(f64::from).collect()
+}
+
+/// A loss whose derivatives by `values` are known, over `total`: the weighted sum, which has those derivatives.
+pub(crate) fn with_derivatives(values: Tensor<1>, derivatives: &[f64], total: f64) -> Tensor<1> {
+    let weights: Vec<f32> = derivatives
+        .iter()
+        .map(|derivative| (derivative / total) as f32)
+        .collect();
+    let (count, device) = (weights.len(), values.device());
+    (values * Tensor::from_data(TensorData::new(weights, [count]), &device)).sum()
 }

@@ -152,8 +152,9 @@ impl World {
         let environment = Environment::of_process();
         let mut dpo = begin(Preferences::new(config, environment.clone()))?;
         let decoder = reference(&dpo, &environment, &mut watch(&mut |_| {}))?;
-        // The labels of another number are other data: nothing of theirs is found here.
-        prepare(&mut dpo, &decoder, &self.directory, &mut Progress::silent())?;
+        let kept = data.with_extension("run");
+        fs::create_dir_all(&kept)?;
+        prepare(&mut dpo, &decoder, &kept, &mut Progress::silent())?;
         run(&mut dpo)?;
         let mut distance = 0.0;
         for prompt in 0..PROMPTS.len() {

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 use exact::ranking::pair_loss::PairLoss;
 use exact::ranking::partial::partial;
 use nn::decoder::{Decoder, TrainingPass};
@@ -16,7 +16,7 @@ use crate::comparison::{Comparison, Prompt, Trees};
 use crate::data::{Kind, Row};
 use crate::encode::RowEncoder;
 use crate::model::LanguageModel;
-use crate::score::host;
+use crate::score::{host, with_derivatives};
 use crate::text::TextError;
 use crate::tuning::examples::{Made, Room};
 use crate::tuning::objective::{Batch, Objective};
@@ -247,24 +247,13 @@ impl Objective for Preferences {
         let trees = self.trees(batch);
         let mut judged = Ok(Sums::default());
         let loss = |hidden: Tensor<2>| {
-            let device = hidden.device();
             let found = decoder.token_log_prob(hidden, &trees.rows, trees.targets.clone().into(), 1.0);
-            let weights = match self.judge_all(batch, &trees, &found) {
-                Ok((sums, derivatives)) => {
-                    judged = Ok(sums);
-                    derivatives
-                        .iter()
-                        .map(|derivative| (derivative / total) as f32)
-                        .collect()
-                }
-                Err(error) => {
-                    judged = Err(error);
-                    vec![0.0; trees.rows.len()]
-                }
+            let (result, derivatives) = match self.judge_all(batch, &trees, &found) {
+                Ok((sums, derivatives)) => (Ok(sums), derivatives),
+                Err(error) => (Err(error), vec![0.0; trees.rows.len()]),
             };
-            let rows = weights.len();
-            // The loss's derivative by the log-probabilities is known, so it goes on as that of their weighted sum.
-            (found.log_prob * Tensor::from_data(TensorData::new(weights, [rows]), &device)).sum()
+            judged = result;
+            with_derivatives(found.log_prob, &derivatives, total)
         };
         // Copies of a prompt drop what the one drops.
         let keys = |keys: &Arc<[u64]>| trees.places.iter().map(|&place| keys[place]).collect();

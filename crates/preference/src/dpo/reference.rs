@@ -57,6 +57,26 @@ struct Header {
     settings: String,
 }
 
+impl Header {
+    /// Whether the lines behind it can be used: always, or an error says what is other than it was.
+    fn check(&self, now: &Self) -> Result<bool, TuningError> {
+        for (what, before, now) in [
+            ("the reference", &self.weights, &now.weights),
+            ("the data", &self.data, &now.data),
+            ("the way from data to tokens", &self.settings, &now.settings),
+        ] {
+            if before != now {
+                return Err(TuningError::Changed {
+                    what: what.to_owned(),
+                    before: before.clone(),
+                    now: now.clone(),
+                });
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// An example's line.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -93,17 +113,14 @@ impl Reference {
 }
 
 /// Works out the log-probabilities of every response that the run will see under the reference, `decoder`. They are kept
-/// in `run` and found there again, whole or as many as there are, unless weights, data or lengths changed. If the settings
-/// say so, the reference itself is kept instead, in memory.
+/// in `run` and found there again, whole or as many as there are. If the settings say so, the reference itself is kept
+/// instead, in memory.
 ///
 /// # Errors
 ///
-/// [`TuningError`] for a reference that gives no number, and for files.
+/// [`TuningError`] for a reference or data that are not those that the run was started on, a reference that gives no
+/// number, and for files.
 pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Progress) -> Result<Prepared, TuningError> {
-    if !dpo.config().precompute {
-        dpo.objective_mut().reference = Reference::Network(Box::new(decoder.clone()));
-        return Ok(Prepared::default());
-    }
     let tuning = dpo.config().tuning();
     let mut data = Fingerprint::default();
     data.bytes(dpo.data_fingerprint().as_bytes());
@@ -116,6 +133,11 @@ pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Prog
         ),
     };
     let (mut known, mut file) = open(&run.join(FILE), &header)?;
+    if !dpo.config().precompute {
+        file.finish()?;
+        dpo.objective_mut().reference = Reference::Network(Box::new(decoder.clone()));
+        return Ok(Prepared::default());
+    }
     let mut prepared = Prepared {
         computed: 0,
         reused: known.len(),
@@ -220,8 +242,11 @@ fn write(file: &mut Kept, line: &impl Serialize) -> Result<(), TuningError> {
         .map_err(FileError::because("write", path))?)
 }
 
-/// What a run's file has for `header`, and the file to go on with. What belongs to other weights or data is dropped, and
-/// so is a line that a killed process left unfinished.
+/// What a run's file has, and the file to go on with. A line that a killed process left unfinished is dropped.
+///
+/// # Errors
+///
+/// [`TuningError::Changed`] for a file of another reference or other data.
 fn open(path: &Path, header: &Header) -> Result<(Known, Kept), TuningError> {
     let mut known = Known::new();
     let mut whole = 0;
@@ -232,7 +257,10 @@ fn open(path: &Path, header: &Header) -> Result<(Known, Kept), TuningError> {
         while let Ok(length @ 1..) = reader.read_line(&mut line) {
             let is_whole = match serde_json::from_str::<Line>(&line) {
                 _ if !line.ends_with('\n') => false,
-                _ if first => serde_json::from_str::<Header>(&line).is_ok_and(|found| found == *header),
+                _ if first => match serde_json::from_str::<Header>(&line) {
+                    Ok(found) => found.check(header)?,
+                    Err(_) => false,
+                },
                 Ok(found) => {
                     known.insert((found.split, found.example), found.log_probs);
                     true
@@ -310,10 +338,12 @@ mod tests {
         let (known, _) = open(&path, &header("w")).unwrap();
         assert_eq!(known.len(), 3);
         assert_eq!(lines(&path), 4);
-        // Other weights.
-        let (known, file) = open(&path, &header("other")).unwrap();
-        assert!(known.is_empty());
-        file.finish().unwrap();
-        assert_eq!(lines(&path), 1);
+        // Other weights: nothing is used, and nothing is lost.
+        let error = open(&path, &header("other"))
+            .map(|(known, _)| known)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("the reference changed"), "{error}");
+        assert_eq!(lines(&path), 4);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 use exact::log_space::sigmoid;
 use exact::ranking::pair_loss::PairLoss;
 use exact::ranking::partial::partial;
@@ -13,7 +13,7 @@ use super::config::RewardConfig;
 use crate::comparison::{Comparison, Prompt, Trees};
 use crate::data::{Kind, Row};
 use crate::encode::RowEncoder;
-use crate::score::host;
+use crate::score::{host, with_derivatives};
 use crate::text::{Ranked, TextError};
 use crate::tuning::examples::{Made, Room};
 use crate::tuning::objective::{Batch, Objective};
@@ -225,17 +225,10 @@ impl Objective for Rewards {
         let trees = Trees::of(prompts, Prompt::Shared);
         let mut sums = Sums::default();
         let loss = |hidden: Tensor<2>| {
-            let device = hidden.device();
             let scores = decoder.scores(hidden, &trees.ends);
             let (found, derivatives) = self.judge_all(batch, &host(&scores));
             sums = found;
-            let weights: Vec<f32> = derivatives
-                .iter()
-                .map(|derivative| (derivative / total) as f32)
-                .collect();
-            let count = weights.len();
-            // The loss's derivative by the scores is known, so it goes on as that of their weighted sum.
-            (scores * Tensor::from_data(TensorData::new(weights, [count]), &device)).sum()
+            with_derivatives(scores, &derivatives, total)
         };
         decoder.gradients(&trees.tokens, &trees.forest, pass, loss, collect);
         Ok(sums)
