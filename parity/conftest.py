@@ -54,3 +54,32 @@ def pytest_sessionfinish(session):
     unexcused = [report for report in reporter.stats.get("skipped", []) if _excuse(report.nodeid) is None]
     if unexcused and os.environ.get("CI") == "true" and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def one_thread(request):
+    """For small models: PyTorch's threads wait for each other by spinning, and have nothing to share there."""
+    # Not before HF_HUB_OFFLINE is set, and not for tests without a network.
+    import torch
+
+    before = torch.get_num_threads()
+    if "smollm2" not in request.fixturenames:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Directories of tiny models by family, made when asked for."""
+    from language_models import write_tiny_model
+
+    made = {}
+
+    def of(name, **more):
+        key = name, *sorted(more.items())
+        if key not in made:
+            made[key] = write_tiny_model(name, tmp_path_factory.mktemp(name), **more)
+        return made[key]
+
+    return of

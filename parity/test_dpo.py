@@ -16,7 +16,7 @@ import pytest
 import texts
 import torch
 import trl_dpo
-from language_models import write_rows, write_tiny_model
+from language_models import write_rows
 from peft import LoraConfig, PeftModel, get_peft_model
 from support import posterior
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -37,6 +37,7 @@ OPTIONS = {
     "beta": "--beta",
     "label_smoothing": "--label-smoothing",
 }
+pytestmark = pytest.mark.usefixtures("one_thread")
 METRICS = ["rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected", "entropy"]
 
 
@@ -82,27 +83,6 @@ def assert_same_run(ours, theirs, loss=LOSS, gradient=GRADIENT):
     for key in METRICS:
         np.testing.assert_allclose(column(ours, key), column(theirs, key), rtol=loss, atol=loss, err_msg=key)
     np.testing.assert_allclose(column(ours, "rewards/accuracies"), column(theirs, "rewards/accuracies"), atol=1e-6)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """PyTorch's threads wait for each other by spinning, and small models have nothing to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    made = {}
-
-    def of(name):
-        if name not in made:
-            made[name] = write_tiny_model(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return of
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gpt2"])

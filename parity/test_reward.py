@@ -19,15 +19,8 @@ from trl import RewardConfig, RewardTrainer
 from trl_sft import PLAIN
 
 LOSS, GRADIENT = 1e-4, 1e-3
+pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = {"per_device_train_batch_size": 4, "max_steps": 20, "learning_rate": 1e-3}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

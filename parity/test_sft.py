@@ -14,9 +14,8 @@ import json
 import numpy as np
 import pytest
 import texts
-import torch
 import trl_sft
-from language_models import MARKED_CHATML, find_smollm2, write_rows, write_smollm2, write_tiny_model
+from language_models import MARKED_CHATML, find_smollm2, write_rows, write_smollm2
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from support import posterior
@@ -26,6 +25,7 @@ from transformers import AutoModelForCausalLM
 LOSS, GRADIENT, WAY = 1e-6, 1e-5, 1e-3
 # Twenty of a real one.
 REAL_LOSS, REAL_GRADIENT = 1e-4, 1e-3
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ["llama", "llama_biases", "mistral", "qwen2", "qwen3", "gemma", "gpt2"]
 # TRL's settings, and the options of ours that mean the same.
 OPTIONS = {
@@ -117,30 +117,6 @@ def assert_same_way(start, ours, theirs):
 def tensors(model):
     """Those that transformers writes: a tied one once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(request):
-    """For small models: PyTorch's threads wait for each other by spinning, and have nothing to share there."""
-    before = torch.get_num_threads()
-    if "smollm2" not in request.fixturenames:
-        torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Directories of tiny models by family, made when asked for."""
-    made = {}
-
-    def of(name, **more):
-        key = name, *sorted(more.items())
-        if key not in made:
-            made[key] = write_tiny_model(name, tmp_path_factory.mktemp(name), **more)
-        return made[key]
-
-    return of
 
 
 def check(directory, rows, tmp_path, *options, **settings):

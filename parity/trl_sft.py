@@ -14,7 +14,7 @@ class Trained:
     # A line a step, and one for each evaluation.
     steps: list = field(default_factory=list)
     evaluations: list = field(default_factory=list)
-    # Token ids and labels of the rows, as they were trained on.
+    # Token ids and labels of the rows, as they were trained on; of pairs nothing.
     rows: list = field(default_factory=list)
 
 
@@ -36,16 +36,20 @@ def open_tokenizer(directory):
     return PreTrainedTokenizerFast.from_pretrained(directory)
 
 
-def train(model, rows, directory, *, tokenizer=None, eval_rows=None, peft_config=None, callbacks=None, **settings):
-    """Trains a model, or that of a directory, on rows; what it was like."""
+def train(
+    model, rows, directory, *, kind=(SFTTrainer, SFTConfig), tokenizer=None, eval_rows=None, peft_config=None, callbacks=None,
+    **settings,
+):
+    """Trains a model, or that of a directory, on rows, with a trainer of this kind; what it was like."""
+    trainer_class, config_class = kind
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     if not hasattr(model, "forward"):
         tokenizer = open_tokenizer(model)
         model = AutoModelForCausalLM.from_pretrained(model)
-    trainer = SFTTrainer(
+    trainer = trainer_class(
         model,
-        SFTConfig(str(directory), **PLAIN, **settings),
+        args=config_class(str(directory), **PLAIN, **settings),
         train_dataset=datasets.Dataset.from_list(rows),
         eval_dataset=datasets.Dataset.from_list(eval_rows) if eval_rows else None,
         processing_class=tokenizer,
@@ -59,5 +63,5 @@ def train(model, rows, directory, *, tokenizer=None, eval_rows=None, peft_config
         trainer.model,
         [line for line in history if "loss" in line],
         [line for line in history if "eval_loss" in line],
-        [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in trainer.train_dataset],
+        [{key: row[key] for key in ("input_ids", "labels")} for row in trainer.train_dataset if "labels" in row],
     )
