@@ -1,11 +1,15 @@
 """Tokens per second of `posterior generate` against transformers' `generate` and llama.cpp, in one run.
 
     bench/run generate [--batch 1 16] [--tokens 64] [--repetitions 3] [--ours "ARGUMENTS"] [--llama-cpp PYTHON]
+    bench/run generate --samples 4 --batch 8 --prompt-tokens 192
 
 The model is SmolLM2-135M-Instruct from the parity suite's environment (a GGUF file; transformers gets it unpacked to
 f32, as the program does it for itself). All sides draw greedily from the same prompts, no text may end early, and the
 time of the first token, reading the prompts and starting are taken out: what is timed is the difference between a long
 and a short generation. Turns alternate, so that whatever else the machine does meets all.
+
+With `--samples K` every prompt is answered K times by sampling, as in a step of reinforcement learning; then reading the
+prompts counts, which one side does once and another K times, and only starting (one token after a short prompt) is taken out.
 
 Each `--ours` measures the program once more with these arguments after its own. A Python that has llama-cpp-python
 (`--llama-cpp`, or LLAMA_CPP_PYTHON) adds llama.cpp, which computes with the file's numbers as they are, of some four
@@ -49,13 +53,15 @@ class Posterior:
         self.prompts, self.more = directory / "prompts.txt", shlex.split(more)
         self.peak = 0.0
 
-    def takes(self, _):
+    def takes(self, _, __):
         return True
 
-    def seconds(self, prompts, tokens):
+    def seconds(self, prompts, tokens, samples=0):
         self.prompts.write_text("".join(f"{prompt}\n" for prompt in prompts))
-        count = ["--min-new-tokens", tokens, "--max-new-tokens", tokens, "--batch-size", len(prompts)]
-        command = [*self.command, "--prompts", self.prompts, "--temperature", 0, *count, *self.more]
+        together = len(prompts) * max(samples, 1)
+        count = ["--min-new-tokens", tokens, "--max-new-tokens", tokens, "--batch-size", together]
+        how = ["--samples", samples, "--temperature", 1] if samples else ["--temperature", 0]
+        command = [*self.command, "--prompts", self.prompts, *how, *count, *self.more]
         start = time.perf_counter()
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen([str(part) for part in command], stdout=output)
@@ -90,8 +96,8 @@ class Peer:
         )
         self.name = self.answer()
 
-    def takes(self, batch):
-        return self.kind != "llama.cpp" or batch == 1
+    def takes(self, batch, samples):
+        return self.kind != "llama.cpp" or batch == 1 and not samples
 
     def answer(self):
         line = self.process.stdout.readline()
@@ -99,8 +105,8 @@ class Peer:
             sys.exit(f"{self.kind} failed")
         return json.loads(line)
 
-    def seconds(self, prompts, tokens):
-        print(json.dumps([prompts, tokens]), file=self.process.stdin, flush=True)
+    def seconds(self, prompts, tokens, samples=0):
+        print(json.dumps([prompts, tokens, samples]), file=self.process.stdin, flush=True)
         elapsed, self.texts, self.peak = self.answer()
         return elapsed
 
@@ -124,18 +130,24 @@ def agreement(own, other):
 
 def measure(sides, batch, options):
     """Tokens per second of each side's turns, after one that does not count."""
-    prompts = [f"The {WORDS[i % len(WORDS)]} and the {WORDS[(3 * i + 1) % len(WORDS)]} were" for i in range(batch)]
+    short = [f"The {WORDS[i % len(WORDS)]} and the {WORDS[(3 * i + 1) % len(WORDS)]} were" for i in range(batch)]
+    # Six tokens each.
+    prompts = [" ".join([prompt] * max(options.prompt_tokens // 6, 1)) for prompt in short]
     rates = {side: [] for side in sides}
     for turn in range(options.repetitions + 1):
         for side in sides:
-            short = side.seconds(prompts, SHORT)
-            elapsed = side.seconds(prompts, SHORT + options.tokens) - short
+            if options.samples:
+                start = side.seconds(short[:1], 1)
+                elapsed = side.seconds(prompts, options.tokens, options.samples) - start
+            else:
+                start = side.seconds(prompts, SHORT)
+                elapsed = side.seconds(prompts, SHORT + options.tokens) - start
             if turn > 0:
-                rates[side].append(batch * options.tokens / elapsed)
+                rates[side].append(batch * max(options.samples, 1) * options.tokens / elapsed)
     return rates
 
 
-def report(batch, rates):
+def report(batch, rates, sampled):
     ours = next(iter(rates))
     mine, best = statistics.median(rates[ours]), max(rates[ours])
     head = f"{'median':>16} {'ratio':>6} {'best turn':>16} {'ratio':>6} {'peak memory':>12} {'same tokens':>12}"
@@ -143,7 +155,8 @@ def report(batch, rates):
     for side, own in rates.items():
         median = statistics.median(own)
         ratios = ["", ""] if side is ours else [f"{mine / median:.2f}", f"{best / max(own):.2f}"]
-        same = "" if side is ours else f"{agreement(ours.texts, side.texts)} of {len(ours.texts[0])}"
+        # Sampled texts are of different random numbers.
+        same = "" if side is ours or sampled else f"{agreement(ours.texts, side.texts)} of {len(ours.texts[0])}"
         print(
             f"  {side.name:30} {median:7.1f} tokens/s {ratios[0]:>6} {max(own):7.1f} tokens/s {ratios[1]:>6} "
             f"{side.peak:9.0f} MB {same:>12}",
@@ -155,6 +168,8 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="texts drawn together")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=0, help="answers to each prompt, by sampling; 0 is one, greedy")
+    parser.add_argument("--prompt-tokens", type=int, default=6, help="tokens of each prompt")
     parser.add_argument("--repetitions", type=int, default=3, help="turns of each side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -170,7 +185,8 @@ def main():
     options = parse()
     model = find_model()
     load = f"load before: {os.getloadavg()[0]:.1f}"
-    print(f"{model.name}, {options.tokens} tokens a text, greedy, {options.threads} threads a side; {load}", flush=True)
+    how = f"{options.samples} answers a prompt of {options.prompt_tokens} tokens" if options.samples else "greedy"
+    print(f"{model.name}, {options.tokens} tokens a text, {how}, {options.threads} threads a side; {load}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         program = os.environ["POSTERIOR_BIN"]
         sides = [Posterior(program, model, Path(directory), options.threads, more) for more in ["", *options.ours]]
@@ -179,8 +195,9 @@ def main():
             peers.append(Peer("llama.cpp", options.llama_cpp, model, options.threads))
         found = {}
         for batch in options.batch:
-            rates = measure([side for side in [*sides, *peers] if side.takes(batch)], batch, options)
-            report(batch, rates)
+            taking = [side for side in [*sides, *peers] if side.takes(batch, options.samples)]
+            rates = measure(taking, batch, options)
+            report(batch, rates, options.samples > 0)
             found[f"batch {batch}"] = {
                 side.name: {"tokens_per_second": rate, "peak": side.peak} for side, rate in rates.items()
             }

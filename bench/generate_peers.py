@@ -2,7 +2,7 @@
 
     generate_peers.py transformers|llama.cpp MODEL THREADS
 
-Reads lines [prompts, tokens] in JSON and answers each with the seconds that it took, the tokens, and the peak of its
+Reads lines [prompts, tokens, samples] in JSON (no samples: one text a prompt, greedily) and answers each with the seconds that it took, the tokens, and the peak of its
 memory."""
 
 import json
@@ -27,15 +27,14 @@ class Transformers:
         model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **where, dtype=torch.float32)
         self.model = model.eval()
 
-    def generate(self, prompts, tokens):
+    def generate(self, prompts, tokens, samples):
         # All prompts have as many tokens, so nothing is padded.
         given = self.tokenizer(prompts, return_tensors="pt")
         assert given["attention_mask"].all(), "prompts of different lengths"
         began = time.perf_counter()
         with self.torch.inference_mode():
-            whole = self.model.generate(
-                **given, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0
-            )
+            how = {"do_sample": True, "num_return_sequences": samples, "top_k": 0} if samples else {"do_sample": False}
+            whole = self.model.generate(**given, **how, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0)
         return time.perf_counter() - began, whole[:, given["input_ids"].shape[1] :].tolist()
 
 
@@ -49,7 +48,7 @@ class LlamaCpp:
         settings = {"n_threads": threads, "n_threads_batch": threads, "n_gpu_layers": 0}
         self.model = llama_cpp.Llama(str(file), n_ctx=2048, verbose=False, **settings)
 
-    def generate(self, prompts, tokens):
+    def generate(self, prompts, tokens, _samples):
         [prompt] = prompts
         given = self.model.tokenize(prompt.encode(), add_bos=False)
         began = time.perf_counter()

@@ -1,11 +1,11 @@
 """Preferences by a known reward, learned and measured: the whole way with a real model.
 
-    bench/run sentiment [--prompts 120] [--cases pairs rankings lora reward] [--learning-rate 2e-6]
+    bench/run sentiment [--prompts 120] [--cases pairs rankings lora reward ppo] [--learning-rate 2e-6]
 
 SmolLM2-135M-Instruct answers prompts, four times each. The answers are labelled by VADER's lexicon (Hutto & Gilbert 2014):
 the sum s of the valences of an answer's words, as s / sqrt(s² + 15). The labels see each word as one of its ten raters saw it,
 drawn anew each time; the true reward is that of the raters' means. Then the model is tuned to pairs (two of the four answers)
-and to rankings of all four, whole and by adapters, and a reward model is trained. What comes out answers prompts about other
+and to rankings of all four, whole and by adapters, a reward model is trained, and PPO tunes the model to the raters' means. What comes out answers prompts about other
 things, and its mean true reward and its distance from the model that it was are printed with their standard errors, beside
 the metrics of held-out comparisons.
 
@@ -42,13 +42,17 @@ FORMS = ["Write one short sentence about {}.", "Say in a few words what you thin
 END = 2
 
 
-def lexicon():
+def lexicon_file():
     package = importlib.util.find_spec("vaderSentiment")
     if package is None:
         sys.exit("the package vaderSentiment is not there; bench/run uses the parity suite's environment, which has it")
     [directory] = package.submodule_search_locations
+    return Path(directory) / "vader_lexicon.txt"
+
+
+def lexicon():
     words = {}
-    for line in (Path(directory) / "vader_lexicon.txt").read_text(encoding="utf-8").splitlines():
+    for line in lexicon_file().read_text(encoding="utf-8").splitlines():
         word, mean, _, ratings = line.split("\t")
         words[word] = float(mean), ast.literal_eval(ratings)
     return words
@@ -130,7 +134,8 @@ def parse():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--learning-rate", type=float, default=5e-6, help="of all weights; of adapters forty times that")
-    cases = ["pairs", "rankings", "lora", "reward"]
+    parser.add_argument("--ppo-steps", type=int, default=40, help="steps of PPO, of 16 prompts with 4 answers each")
+    cases = ["pairs", "rankings", "lora", "reward", "ppo"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     return parser.parse_args()
 
@@ -160,6 +165,7 @@ def main():
         data = {
             "pairs": write(directory / "pairs.jsonl", pairs),
             "rankings": write(directory / "rankings.jsonl", rankings),
+            "prompts": write(directory / "training.jsonl", [{"prompt": user(text)} for text in training]),
         }
         print(f"{len(pairs)} pairs and {len(rankings)} rankings of up to four, labelled by one rater a word", flush=True)
         prompts = [user(text) for text in held_out]
@@ -172,6 +178,10 @@ def main():
         report("before", base)
         for case in options.cases:
             run = directory / case
+            # Of whatever is learned from labels.
+            labelled = [
+                *["--epochs", options.epochs, "--batch-size", 8, "--held-out", 20, "--eval-every", 1000],
+            ]
             settings = {
                 "pairs": ["dpo", "--data", data["pairs"], "--learning-rate", options.learning_rate, "--beta", options.beta],
                 "rankings": ["dpo", "--data", data["rankings"], "--learning-rate", options.learning_rate, "--beta", options.beta],
@@ -180,16 +190,25 @@ def main():
                     *["--lora-rank", 16],
                 ],
                 "reward": ["reward", "--data", data["rankings"], "--learning-rate", 2 * options.learning_rate],
+                "ppo": [
+                    *["ppo", "--data", data["prompts"], "--learning-rate", options.learning_rate],
+                    *["--reward-lexicon", lexicon_file(), "--batch-size", 16, "--samples", 4, "--max-new-tokens", 48],
+                    *["--max-steps", options.ppo_steps],
+                ],
             }[case]
             [command, *settings] = settings
             program.run(
-                *[command, "--model", base, "--out", run, *settings, "--epochs", options.epochs, "--batch-size", 8],
-                *["--held-out", 20, "--eval-every", 1000, "--log-every", 1, "--save-every", 0],
+                *[command, "--model", base, "--out", run, *settings, *([] if command == "ppo" else labelled)],
+                *["--log-every", 1, "--save-every", 0],
             )
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             steps = [line for line in lines if "loss" in line]
-            [evaluation] = [line for line in lines if "eval_loss" in line][-1:]
-            if command == "dpo":
+            # Of PPO the last step's answers, on prompts that it learns from.
+            evaluation = [line for line in lines if "eval_loss" in line or "objective/kl" in line][-1]
+            if command == "ppo":
+                report(case, run / "model")
+                keys = ["objective/scores", "objective/kl"]
+            elif command == "dpo":
                 report(case, run / "model")
                 keys = ["eval_rewards/accuracies", "eval_rewards/margins", "kl"]
             else:
@@ -197,7 +216,8 @@ def main():
                 keys = ["eval_accuracy", "eval_margin", "eval_calibration_error"]
             numbers = ", ".join(f"{key} {evaluation[key]:.3f}" for key in keys)
             seconds = sum(line["step_seconds"] for line in steps)
-            print(f"  {'':10} held out: {numbers}; {len(steps)} steps, {seconds:.0f} s", flush=True)
+            where = "last step" if command == "ppo" else "held out"
+            print(f"  {'':10} {where}: {numbers}; {len(steps)} steps, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ mod commands;
 mod device;
 mod input;
 mod output;
+mod page;
 mod plot;
 mod settings;
 mod spectrum_file;
@@ -55,14 +56,17 @@ enum Command {
     Chat(commands::language::chat::Arguments),
     Convert(commands::convert::Arguments),
     Demo(commands::demo::Arguments),
+    Frontier(Box<commands::frontier::Arguments>),
     Diffusion(commands::diffusion::Arguments),
     Generate(commands::language::generate::Arguments),
     Inspect(commands::language::inspect::Arguments),
     Rank(commands::rank::Arguments),
+    Report(commands::report::Arguments),
     Score(commands::language::score::Arguments),
     Sft(Box<commands::sft::Arguments>),
     Reward(Box<commands::reward::Arguments>),
     Dpo(Box<commands::dpo::Arguments>),
+    Ppo(Box<commands::ppo::Arguments>),
     Solve(commands::solve::Arguments),
 }
 
@@ -113,14 +117,17 @@ fn run(command: Command, context: &Context) -> miette::Result<()> {
         Command::Chat(arguments) => commands::language::chat::run(&arguments, context),
         Command::Convert(arguments) => commands::convert::run(&arguments, context),
         Command::Demo(arguments) => commands::demo::run(&arguments, context),
+        Command::Frontier(arguments) => commands::frontier::run(&arguments, context),
         Command::Diffusion(arguments) => commands::diffusion::run(&arguments, context),
         Command::Generate(arguments) => commands::language::generate::run(&arguments, context),
         Command::Inspect(arguments) => commands::language::inspect::run(&arguments, context),
         Command::Rank(arguments) => commands::rank::run(&arguments, context),
+        Command::Report(arguments) => commands::report::run(&arguments, context),
         Command::Score(arguments) => commands::language::score::run(&arguments, context),
         Command::Sft(arguments) => commands::sft::run(&arguments, context),
         Command::Reward(arguments) => commands::reward::run(&arguments, context),
         Command::Dpo(arguments) => commands::dpo::run(&arguments, context),
+        Command::Ppo(arguments) => commands::ppo::run(&arguments, context),
         Command::Solve(arguments) => commands::solve::run(&arguments, context),
     }
 }

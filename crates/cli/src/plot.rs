@@ -1,6 +1,8 @@
 //! Pictures: standard deviation against noise level, and strengths of items.
 
 mod axis;
+mod frontier;
+mod lines;
 mod strengths;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use plotters::prelude::*;
 use plotters::style::FontStyle;
 use train::files::write_atomic;
 
+pub use frontier::{Kind as FrontierKind, frontier, frontier_svg};
+pub use lines::lines_svg;
 pub use strengths::strengths;
 
 /// One line of the picture.
@@ -82,30 +86,42 @@ pub fn std_against_level(
     y_label: &str,
     curves: &[Curve],
 ) -> miette::Result<()> {
+    let levels = Levels { title, y_label, curves };
+    write(path, format, SIZE, &levels)
+}
+
+/// Something that can be drawn.
+trait Drawing {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<B>;
+}
+
+/// Whether something was drawn.
+type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+/// The bytes of a picture.
+fn render(format: PictureFormat, size: (u32, u32), drawing: &impl Drawing) -> miette::Result<Vec<u8>> {
     register_font()?;
-    let content = match format {
+    let failed = |error: &dyn std::fmt::Display| miette!("the plot cannot be drawn: {error}");
+    match format {
         PictureFormat::Svg => {
             let mut text = String::new();
-            draw(
-                SVGBackend::with_string(&mut text, SIZE).into_drawing_area(),
-                title,
-                y_label,
-                curves,
-            )?;
-            text.into_bytes()
+            drawing
+                .draw(&SVGBackend::with_string(&mut text, size).into_drawing_area())
+                .map_err(|error| failed(&error))?;
+            Ok(text.into_bytes())
         }
         PictureFormat::Png => {
-            let mut pixels = vec![0; (SIZE.0 * SIZE.1 * 3) as usize];
-            draw(
-                BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area(),
-                title,
-                y_label,
-                curves,
-            )?;
-            encode_png(&pixels, SIZE)?
+            let mut pixels = vec![0; (size.0 * size.1 * 3) as usize];
+            drawing
+                .draw(&BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area())
+                .map_err(|error| failed(&error))?;
+            encode_png(&pixels, size)
         }
-    };
-    write_atomic(path, &content)
+    }
+}
+
+fn write(path: &Path, format: PictureFormat, size: (u32, u32), drawing: &impl Drawing) -> miette::Result<()> {
+    write_atomic(path, &render(format, size, drawing)?)
         .into_diagnostic()
         .wrap_err("the plot was not written")
 }
@@ -127,21 +143,23 @@ fn encode_png(pixels: &[u8], (width, height): (u32, u32)) -> miette::Result<Vec<
     Ok(content)
 }
 
-fn draw<B: DrawingBackend>(
-    area: DrawingArea<B, Shift>,
-    title: &str,
-    y_label: &str,
-    curves: &[Curve],
-) -> miette::Result<()> {
-    draw_on(&area, title, y_label, curves).map_err(|error| miette!("the plot cannot be drawn: {error}"))
+/// What [`std_against_level`] draws.
+struct Levels<'a> {
+    title: &'a str,
+    y_label: &'a str,
+    curves: &'a [Curve],
 }
 
-fn draw_on<B: DrawingBackend>(
+impl Drawing for Levels<'_> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<B> {
+        draw_levels(area, self)
+    }
+}
+
+fn draw_levels<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
-    title: &str,
-    y_label: &str,
-    curves: &[Curve],
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    &Levels { title, y_label, curves }: &Levels<'_>,
+) -> Drawn<B> {
     let all = || curves.iter().flat_map(|curve| curve.points.iter().copied());
     let levels = Axis::of_levels(all().map(|(sigma, _)| sigma));
     let stds = Axis::of_stds(all().map(|(_, std)| std));

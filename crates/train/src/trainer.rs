@@ -64,6 +64,11 @@ pub trait Task {
         None
     }
 
+    /// What whoever watches should read of the steps since the last time.
+    fn take_notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The metrics of a step that stop the run when they are NaN or infinite.
     fn must_be_finite(&self) -> &[&str] {
         &["loss", "grad_norm"]
@@ -304,6 +309,9 @@ impl<'a> Loop<'a> {
         }
         self.state.window.add(&metrics, 1.0);
         progress.step(self.step, &metrics);
+        for note in task.take_notes() {
+            progress.note(&format!("step {}: {note}", self.step));
+        }
 
         let is_last = self.step == self.settings.steps;
         let due = |every: u64| self.step.is_multiple_of(every);

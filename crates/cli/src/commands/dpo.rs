@@ -3,7 +3,8 @@
 use ::train::run::Run;
 use miette::IntoDiagnostic as _;
 use nn::hub::Environment;
-use preference::dpo::{Dpo, DpoConfig, Preferences, prepare, reference};
+use preference::dpo::{Dpo, DpoConfig, Preferences, prepare};
+use preference::tuning::reference;
 use serde::Serialize;
 
 use super::language::with_watch;
@@ -93,7 +94,11 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let config: DpoConfig = settings(&arguments.run, arguments, &WORDS, context)?;
     let environment = Environment::of_process();
     let training = begin(Preferences::new(config, environment.clone()), context)?;
-    let reference = with_watch(context, |watch| reference(&training, &environment, watch)).into_diagnostic()?;
+    let name = training.config().reference.clone();
+    let reference = with_watch(context, |watch| {
+        reference(&training, name.as_deref(), &environment, watch)
+    });
+    let reference = reference.into_diagnostic()?;
     let prepare = |dpo: &mut Dpo, run: &Run| {
         let mut progress = progress(context).counting("reference example");
         let prepared = prepare(dpo, &reference, run.directory(), &mut progress).into_diagnostic()?;

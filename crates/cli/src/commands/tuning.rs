@@ -1,8 +1,7 @@
-//! What `posterior sft`, `reward` and `dpo` share: arguments, the run, the model at the end.
+//! What `posterior sft`, `reward`, `dpo` and `ppo` share: arguments, the run, the model at the end.
 
 use std::path::{Path, PathBuf};
 
-use ::train::checkpoint::Better;
 use ::train::run::Run;
 use ::train::trainer::{Best, Outcome, Settings};
 use miette::IntoDiagnostic as _;
@@ -234,14 +233,14 @@ pub fn tune<O: Objective<Config: Serialize>>(
         save_every: Some(config.save_every).filter(|every| *every > 0),
         keep: config.keep,
         best: config.best.then(|| Best {
-            metric: "eval_loss".to_owned(),
-            better: Better::Lower,
+            metric: O::BEST.0.to_owned(),
+            better: O::BEST.1,
         }),
     };
     let mut shown = vec!["loss"];
     shown.extend(words.shown);
     if config.eval_every > 0 {
-        shown.push("eval_loss");
+        shown.push(O::BEST.0);
     }
     let outcome = drive(&run, &settings, &mut training, &shown, context)?;
     let finished = outcome == Outcome::Finished;
@@ -294,12 +293,13 @@ fn finish<O: Objective>(
     let mut best_step = None;
     if config.best {
         let checkpoints = run.checkpoints();
-        best_step = checkpoints.best(Better::Lower).into_diagnostic()?;
+        best_step = checkpoints.best(O::BEST.1).into_diagnostic()?;
         if let Some(step) = best_step {
             let checkpoint = checkpoints.open(step).into_diagnostic()?;
             training.load_weights(checkpoint.directory()).into_diagnostic()?;
         }
     }
+    training.complete();
     complete(training)?;
     let mut tags = vec![words.command];
     if training.model().decoder.lora().is_some() {

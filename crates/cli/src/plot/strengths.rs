@@ -3,12 +3,10 @@
 use std::path::Path;
 
 use exact::fit::ItemStrength;
-use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use train::files::write_atomic;
 
-use super::{COLOURS, FONT, PictureFormat, encode_png, register_font};
+use super::{COLOURS, Drawing, Drawn, FONT, PictureFormat, write};
 
 /// Half the width of a 95 % interval in standard errors.
 const INTERVAL: f64 = 1.959964;
@@ -23,33 +21,19 @@ const NAME_LENGTH: usize = 28;
 /// # Errors
 /// When the picture cannot be drawn, or the file not written; the message names it.
 pub fn strengths(path: &Path, format: PictureFormat, items: &[ItemStrength]) -> miette::Result<()> {
-    register_font()?;
     let size = (960, 110 + 24 * items.len().clamp(8, NAMED) as u32);
-    let content = match format {
-        PictureFormat::Svg => {
-            let mut text = String::new();
-            draw(SVGBackend::with_string(&mut text, size).into_drawing_area(), items)?;
-            text.into_bytes()
-        }
-        PictureFormat::Png => {
-            let mut pixels = vec![0; (size.0 * size.1 * 3) as usize];
-            draw(BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area(), items)?;
-            encode_png(&pixels, size)?
-        }
-    };
-    write_atomic(path, &content)
-        .into_diagnostic()
-        .wrap_err("the plot was not written")
+    write(path, format, size, &Strengths(items))
 }
 
-fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, items: &[ItemStrength]) -> miette::Result<()> {
-    draw_on(&area, items).map_err(|error| miette!("the plot cannot be drawn: {error}"))
+struct Strengths<'a>(&'a [ItemStrength]);
+
+impl Drawing for Strengths<'_> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Drawn<B> {
+        draw_strengths(area, self.0)
+    }
 }
 
-fn draw_on<B: DrawingBackend>(
-    area: &DrawingArea<B, Shift>,
-    items: &[ItemStrength],
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+fn draw_strengths<B: DrawingBackend>(area: &DrawingArea<B, Shift>, items: &[ItemStrength]) -> Drawn<B> {
     let reach = |item: &ItemStrength| INTERVAL * item.std_error.unwrap_or(0.0);
     let low = items
         .iter()

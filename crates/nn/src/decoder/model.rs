@@ -30,7 +30,7 @@ pub struct Decoder {
     norm: Normalization,
     /// [vocabulary, width], where it is not the embedding.
     head: Option<Param<Tensor<2>>>,
-    /// [1, width], of a model that gives scores.
+    /// [1, width], of a model that gives scores, or values while it is trained.
     score: Option<Param<Tensor<2>>>,
     #[module(skip)]
     config: DecoderConfig,
@@ -280,11 +280,11 @@ impl Decoder {
         ops::token_log_prob_sum(hidden, self.head_weight(), targets, weights, temperature)
     }
 
-    /// The scores of texts whose last tokens are at these hidden rows.
+    /// The scores of texts whose last tokens are at these hidden rows, or the values there.
     ///
     /// # Panics
     ///
-    /// When the model gives no scores.
+    /// When the model gives neither.
     pub fn scores(&self, hidden: Tensor<2>, rows: &[usize]) -> Tensor<1> {
         let score = self.score.as_ref().unwrap_or_else(|| panic!("the model gives scores"));
         let hidden = select(hidden, rows.iter().copied());
@@ -303,6 +303,20 @@ impl Decoder {
             .map(|_| (rng.sample::<f64, _>(StandardNormal) * deviation) as f32)
             .collect();
         self.set_score(values);
+    }
+
+    /// Adds a value of each token, 0 at first, beside the head: [`Decoder::scores`] gives it at any row. It is no part of
+    /// the architecture and is not saved with the model.
+    pub fn give_values(&mut self) {
+        let data = TensorData::new(vec![0.0_f32; self.config.hidden_size], [1, self.config.hidden_size]);
+        self.score = Some(Param::from_data(data, &self.device()));
+    }
+
+    /// Takes the value away again.
+    pub fn take_values(&mut self) {
+        if !self.config.scores {
+            self.score = None;
+        }
     }
 
     /// Puts a score of these weights in the place of the head.

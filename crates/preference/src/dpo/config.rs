@@ -6,7 +6,7 @@ use exact::ranking::pair_loss::PairLoss;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::tuning::config::{ConfigError, Defaults, TrainerConfig, Truncation, TuningConfig};
+use crate::tuning::config::{ADAM_EPSILON, ConfigError, Defaults, TrainerConfig, Truncation, TuningConfig};
 
 /// What is tuned, on what, and how. The keys of `config.toml`, and the command's flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,7 @@ impl TrainerConfig for DpoConfig {
     const DEFAULTS: Defaults = Defaults {
         learning_rate: 1e-6,
         adapter_learning_rate: 1e-5,
+        adam_epsilon: ADAM_EPSILON,
         // A response that is cut is not the response that was judged.
         truncation: Truncation::Completion,
     };

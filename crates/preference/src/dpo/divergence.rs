@@ -1,20 +1,20 @@
 //! How far the policy is from its reference, by texts drawn from it.
 
-use burn::module::Module as _;
 use nn::decoder::Decoder;
 use ops::Precision;
+use serde::Serialize;
 
 use crate::generate::{Choice, Request, generate};
-use crate::model::LanguageModel;
 use crate::score::log_probs_of;
 use crate::text::Ranked;
 use crate::tuning::TuningError;
+use crate::tuning::objective::Snapshot;
 
 /// Texts that are drawn together.
 const BATCH: usize = 16;
 
 /// An estimate with its standard error.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
@@ -23,7 +23,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    fn of(values: &[f64]) -> Self {
+    /// Of independent values.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Self {
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -41,7 +43,7 @@ impl Estimate {
 ///
 /// [`TuningError::Generate`] for prompts that the model cannot go on from.
 pub fn sampled_kl(
-    policy: &LanguageModel,
+    policy: &Snapshot<'_>,
     reference: &Decoder,
     prompts: &[Vec<u32>],
     longest: usize,
@@ -57,7 +59,7 @@ pub fn sampled_kl(
         seed,
         first: 0,
     };
-    let packed = policy.decoder.valid().packed(Precision::Single);
+    let packed = policy.decoder.clone().packed(Precision::Single);
     let texts = generate(&packed, prompts, &request, &mut |_, _| {
         crate::generate::Verdict::Continue
     })?;

@@ -14,4 +14,4 @@ mod reference;
 pub use config::DpoConfig;
 pub use divergence::{Estimate, sampled_kl};
 pub use preferences::{Dpo, Preferences};
-pub use reference::{Prepared, prepare, reference};
+pub use reference::{Prepared, prepare};

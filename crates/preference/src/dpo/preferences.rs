@@ -1,6 +1,6 @@
 //! The loss of comparisons.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, ControlFlow};
 use std::sync::Arc;
 
 use burn::tensor::{Gradients, Tensor};
@@ -19,7 +19,7 @@ use crate::model::LanguageModel;
 use crate::score::{host, with_derivatives};
 use crate::text::TextError;
 use crate::tuning::examples::{Made, Room};
-use crate::tuning::objective::{Batch, Objective};
+use crate::tuning::objective::{Batch, Objective, Snapshot, Update};
 use crate::tuning::{Tuner, TuningError};
 
 /// A language model in training on preferences.
@@ -265,8 +265,9 @@ impl Objective for Preferences {
         judged
     }
 
-    fn evaluate(&self, decoder: &Decoder, batch: &Batch<'_, Comparison>) -> Result<Sums, TuningError> {
+    fn evaluate(&self, model: &Snapshot<'_>, batch: &Batch<'_, Comparison>) -> Result<Sums, TuningError> {
         let trees = self.trees(batch);
+        let decoder = &model.decoder;
         let hidden = decoder.hidden(&trees.tokens, &trees.forest);
         let found = decoder.token_log_prob(hidden, &trees.rows, trees.targets.clone().into(), 1.0);
         Ok(self.judge_all(batch, &trees, &found)?.0)
@@ -292,7 +293,7 @@ impl Objective for Preferences {
 
     fn measure(
         &self,
-        model: &LanguageModel,
+        model: &Snapshot<'_>,
         examples: &Batch<'_, Comparison>,
     ) -> Result<Vec<(&'static str, f64)>, TuningError> {
         let longest = self.config.kl_max_new_tokens;
@@ -312,21 +313,21 @@ impl Objective for Preferences {
             progress: &mut |_| {},
             cancelled: &|| false,
         };
-        let device = model.decoder.device().inner();
-        let reference = LanguageModel::open(name, &self.environment, &mut watch, &device)?;
+        let reference = LanguageModel::open(name, &self.environment, &mut watch, &model.decoder.device())?;
         let kl = sampled_kl(model, &reference.decoder, &prompts, longest, self.config.tuning.seed)?;
         Ok(vec![("kl", kl.mean), ("kl_std_error", kl.error)])
     }
 
-    fn check_first(&self, sums: &Sums, total: f64) -> Result<(), TuningError> {
+    fn updated(&self, update: &Update<'_, Self>) -> Result<ControlFlow<()>, TuningError> {
+        let Update { sums, total, .. } = update;
         let (loss, expected) = (sums.loss / total, sums.loss_at_reference / total);
         let off = (loss - expected).abs();
         // Another reference may differ, and dropout makes the policy differ from itself.
         let same = self.config.reference.is_none() && self.config.tuning.lora_dropout == 0.0;
-        if same && off.is_finite() && off > FIRST_LOSS_TOLERANCE * (1.0 + expected.abs()) {
+        if update.step == 0 && same && off.is_finite() && off > FIRST_LOSS_TOLERANCE * (1.0 + expected.abs()) {
             return Err(TuningError::FirstLoss { loss, expected });
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 

@@ -6,10 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use burn::module::Module as _;
-use burn::tensor::Device;
 use nn::decoder::Decoder;
-use nn::hub::{Environment, Watch};
 use serde::{Deserialize, Serialize};
 use train::files::FileError;
 use train::fingerprint::Fingerprint;
@@ -18,7 +15,6 @@ use train::progress::Progress;
 
 use super::preferences::Dpo;
 use crate::comparison::Comparison;
-use crate::model::LanguageModel;
 use crate::score::log_probs_of;
 use crate::tuning::TuningError;
 use crate::tuning::config::TrainerConfig as _;
@@ -176,29 +172,6 @@ pub fn prepare(dpo: &mut Dpo, decoder: &Decoder, run: &Path, progress: &mut Prog
     file.finish()?;
     dpo.objective_mut().reference = Reference::Known(known);
     Ok(prepared)
-}
-
-/// The reference, without gradients: the model that the settings name, or `dpo`'s own, which must hold the weights that it
-/// starts from.
-///
-/// # Errors
-///
-/// [`TuningError`] for a reference that cannot be opened or has another vocabulary.
-pub fn reference(dpo: &Dpo, environment: &Environment, watch: &mut Watch<'_>) -> Result<Decoder, TuningError> {
-    let Some(name) = &dpo.config().reference else {
-        return Ok(dpo.model().decoder.valid());
-    };
-    let device: Device = dpo.model().decoder.device().inner();
-    let reference = LanguageModel::open(name, environment, watch, &device)?;
-    let [own, others] = [&dpo.model().decoder, &reference.decoder].map(|decoder| decoder.config().vocabulary_size);
-    if own != others {
-        return Err(TuningError::ReferenceVocabulary {
-            reference: name.clone(),
-            own,
-            others,
-        });
-    }
-    Ok(reference.decoder)
 }
 
 /// The examples of a batch with the log-probabilities of their responses.

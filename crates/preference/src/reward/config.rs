@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tuning::config::{ConfigError, Defaults, TrainerConfig, Truncation, TuningConfig};
+use crate::tuning::config::{ADAM_EPSILON, ConfigError, Defaults, TrainerConfig, Truncation, TuningConfig};
 
 /// What is tuned, on what, and how. The keys of `config.toml`, and the command's flags.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,7 @@ impl TrainerConfig for RewardConfig {
     const DEFAULTS: Defaults = Defaults {
         learning_rate: 1e-5,
         adapter_learning_rate: 1e-4,
+        adam_epsilon: ADAM_EPSILON,
         truncation: Truncation::Completion,
     };
 

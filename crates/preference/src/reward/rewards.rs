@@ -16,7 +16,7 @@ use crate::encode::RowEncoder;
 use crate::score::{host, with_derivatives};
 use crate::text::{Ranked, TextError};
 use crate::tuning::examples::{Made, Room};
-use crate::tuning::objective::{Batch, Objective};
+use crate::tuning::objective::{Batch, Objective, Snapshot};
 use crate::tuning::{Tuner, TuningError};
 
 /// A reward model in training.
@@ -234,9 +234,9 @@ impl Objective for Rewards {
         Ok(sums)
     }
 
-    fn evaluate(&self, decoder: &Decoder, batch: &Batch<'_, Comparison>) -> Result<Sums, TuningError> {
+    fn evaluate(&self, model: &Snapshot<'_>, batch: &Batch<'_, Comparison>) -> Result<Sums, TuningError> {
         let prompts = batch.examples.iter().map(|(_, comparison)| &comparison.ranked);
-        Ok(self.judge_all(batch, &scores_of(decoder, prompts)).0)
+        Ok(self.judge_all(batch, &scores_of(&model.decoder, prompts)).0)
     }
 
     fn metrics(&self, sums: &Sums, total: f64) -> Vec<(&'static str, f64)> {

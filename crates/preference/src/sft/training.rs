@@ -12,7 +12,7 @@ use crate::encode::{RowEncoder, SftExample};
 use crate::score::host;
 use crate::text::{Outcome, TextError, Trace, truncate_example, truncate_trace};
 use crate::tuning::examples::{LeftOut, Made, Room, Sample};
-use crate::tuning::objective::{Batch, Objective};
+use crate::tuning::objective::{Batch, Objective, Snapshot};
 use crate::tuning::{Tuner, TuningError};
 
 /// A language model in training on examples.
@@ -169,8 +169,9 @@ impl Objective for Completions {
         Ok(sums)
     }
 
-    fn evaluate(&self, decoder: &Decoder, batch: &Batch<'_, Trace>) -> Result<Sums, TuningError> {
+    fn evaluate(&self, model: &Snapshot<'_>, batch: &Batch<'_, Trace>) -> Result<Sums, TuningError> {
         let sequences = Sequences::of(batch);
+        let decoder = &model.decoder;
         let hidden = decoder.hidden(&sequences.tokens, &sequences.forest);
         let found = decoder.token_log_prob(hidden, &sequences.rows, sequences.targets.into(), 1.0);
         Ok(Sums::of(&found))

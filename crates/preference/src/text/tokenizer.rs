@@ -245,6 +245,14 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Whether each of the other's tokens has the same id here.
+    #[must_use]
+    pub fn has_tokens_of(&self, other: &Self) -> bool {
+        let own = self.inner.get_vocab(true);
+        let others = other.inner.get_vocab(true);
+        others.iter().all(|(token, id)| own.get(token) == Some(id))
+    }
+
     /// The largest id of any token. A model's embedding must have more rows than this.
     pub fn largest_id(&self) -> u32 {
         self.inner.get_vocab(true).into_values().max().unwrap_or(0)

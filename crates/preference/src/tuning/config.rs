@@ -84,7 +84,7 @@ pub struct TuningConfig {
     /// AdamW's decay of the second moment.
     pub adam_beta2: f64,
     /// AdamW's epsilon.
-    pub adam_epsilon: f64,
+    pub adam_epsilon: Option<f64>,
     /// Longest gradient; 0 for no limit.
     pub max_grad_norm: f64,
     /// Keep only what enters each block and work the rest out again on the way back.
@@ -134,7 +134,7 @@ impl Default for TuningConfig {
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
+            adam_epsilon: None,
             max_grad_norm: 1.0,
             recompute: false,
             log_every: 10,
@@ -146,6 +146,9 @@ impl Default for TuningConfig {
         }
     }
 }
+
+/// AdamW's own epsilon (Kingma & Ba 2015).
+pub const ADAM_EPSILON: f64 = 1e-8;
 
 /// Stands for all linear layers of the blocks.
 const ALL_LINEAR: &str = "all-linear";
@@ -203,6 +206,8 @@ pub struct Defaults {
     pub learning_rate: f64,
     /// Highest learning rate of adapters.
     pub adapter_learning_rate: f64,
+    /// AdamW's epsilon.
+    pub adam_epsilon: f64,
     /// What becomes of examples that are too long.
     pub truncation: Truncation,
 }
@@ -280,7 +285,7 @@ impl TuningConfig {
         for (key, number) in [
             ("weight-decay", self.weight_decay),
             ("max-grad-norm", self.max_grad_norm),
-            ("adam-epsilon", self.adam_epsilon),
+            ("adam-epsilon", self.adam_epsilon.unwrap_or(ADAM_EPSILON)),
             ("learning-rate", self.learning_rate.unwrap_or(0.0)),
         ] {
             if !(number.is_finite() && number >= 0.0) {
@@ -397,6 +402,7 @@ impl TuningConfig {
             defaults.learning_rate
         };
         self.learning_rate.get_or_insert(rate);
+        self.adam_epsilon.get_or_insert(defaults.adam_epsilon);
         self.truncation.get_or_insert(defaults.truncation);
         if self.batch_tokens.is_none() {
             self.batch_size.get_or_insert(8);
@@ -437,7 +443,7 @@ impl TuningConfig {
         AdamWConfig {
             beta1: self.adam_beta1,
             beta2: self.adam_beta2,
-            epsilon: self.adam_epsilon,
+            epsilon: self.adam_epsilon.unwrap_or(ADAM_EPSILON),
             weight_decay: self.weight_decay,
             decayed: Decayed::Matrices,
             max_grad_norm: Some(self.max_grad_norm).filter(|limit| *limit > 0.0),
@@ -491,6 +497,7 @@ mod tests {
         let defaults = Defaults {
             learning_rate: 1e-5,
             adapter_learning_rate: 1e-4,
+            adam_epsilon: 1e-5,
             truncation: Truncation::Start,
         };
         let mut given = config("batch-tokens = 100\nlora-rank = 4");

@@ -159,6 +159,35 @@ pub enum TuningError {
         /// The example, counted from 0.
         example: usize,
     },
+    /// A response has no reward.
+    #[error(transparent)]
+    Judge(#[from] crate::judge::JudgeError),
+    /// Nothing was learned between answering and the first update, so the policy is still the one that answered.
+    #[error(
+        "before the first update of a step the policy is the one that answered, but a token's probability is off by a factor \
+         1 ± {off}; this is a fault of the program, please report it with model and data"
+    )]
+    FirstRatio {
+        /// The largest distance of a ratio from 1.
+        off: f64,
+    },
+    /// A loss or a gradient is no number.
+    #[error(
+        "loss or gradient of an update in step {step} is no number; what it saw is in {}. Lower learning-rate, or see whether \
+         rewards are very large; posterior ppo --resume goes on from the last checkpoint", path.display()
+    )]
+    UpdateNotFinite {
+        /// The step, from 1.
+        step: u64,
+        /// The file with the update's prompts and answers.
+        path: PathBuf,
+    },
+    /// Nothing is left to answer.
+    #[error("no prompt is left to be answered; give prompts that leave room for an answer in the model's positions")]
+    NoPrompts,
+    /// There is no reference yet.
+    #[error("the policy has no reference yet; prepare it before training")]
+    Unprepared,
     /// The reference was not worked out.
     #[error("the reference's log-probabilities of example {} are not there; prepare them before training", example + 1)]
     NoReference {

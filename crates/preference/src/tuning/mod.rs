@@ -8,10 +8,12 @@ mod error;
 pub mod examples;
 pub mod objective;
 pub mod plan;
+mod reference;
 mod tuner;
 
 pub use config::{ConfigError, MAY_CHANGE, TrainerConfig, TuningConfig};
 pub use error::TuningError;
 pub use examples::{Counts, Examples};
 pub use objective::Objective;
+pub use reference::reference;
 pub use tuner::Tuner;

@@ -28,6 +28,36 @@ pub enum Cut {
     Tokens(usize),
 }
 
+impl Cut {
+    /// The parts of examples of these lengths, in their order.
+    #[must_use]
+    pub fn parts(self, lengths: &[usize]) -> Vec<Range<usize>> {
+        match self {
+            Self::Parts(parts) => {
+                // A step of tokens may have fewer examples than parts.
+                let batches = Batches::new(lengths.len(), parts.min(lengths.len()));
+                let parts = batches.iter().flat_map(|batches| batches.parts(0));
+                parts.map(|part| part.start as usize..part.end as usize).collect()
+            }
+            Self::Tokens(most) => {
+                let mut parts = Vec::new();
+                let (mut start, mut tokens) = (0, 0_usize);
+                for (at, length) in lengths.iter().enumerate() {
+                    tokens = tokens.saturating_add(*length);
+                    if at > start && tokens > most {
+                        parts.push(start..at);
+                        (start, tokens) = (at, *length);
+                    }
+                }
+                if start < lengths.len() {
+                    parts.push(start..lengths.len());
+                }
+                parts
+            }
+        }
+    }
+}
+
 /// How long a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
@@ -117,39 +147,20 @@ impl Plan {
         examples
     }
 
-    /// The parts of the step with this number, from 0.
-    pub fn parts(&mut self, step: u64) -> Vec<Vec<Place>> {
+    /// The examples of the step with this number, from 0.
+    pub fn places(&mut self, step: u64) -> Vec<Place> {
         let positions = self.seen(step)..self.seen(step + 1);
-        let ranges: Vec<Range<u64>> = match self.cut {
-            Cut::Parts(parts) => {
-                let count = (positions.end - positions.start) as usize;
-                // The sizes were checked; a step of tokens may have fewer examples than parts.
-                let batches = Batches::new(count, parts.min(count));
-                let parts = batches.iter().flat_map(|batches| batches.parts(0));
-                parts
-                    .map(|part| positions.start + part.start..positions.start + part.end)
-                    .collect()
-            }
-            Cut::Tokens(most) => {
-                let mut ranges = Vec::new();
-                let mut start = positions.start;
-                while start < positions.end {
-                    let end = self.fill(start, most).min(positions.end);
-                    ranges.push(start..end);
-                    start = end;
-                }
-                ranges
-            }
-        };
         let place = |position| Place {
             position,
             example: self.order.index(position),
         };
-        let mut place = place;
-        ranges
-            .into_iter()
-            .map(|range| range.map(&mut place).collect())
-            .collect()
+        positions.map(place).collect()
+    }
+
+    /// How a step is cut.
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        self.cut
     }
 
     /// Where a batch of at most `most` tokens that begins at `start` ends; it has at least one example.
@@ -205,6 +216,16 @@ mod tests {
         Plan::new(order, lengths.into(), size, cut, length).unwrap()
     }
 
+    fn parts(plan: &mut Plan, step: u64) -> Vec<Vec<Place>> {
+        let places = plan.places(step);
+        let lengths: Vec<usize> = places
+            .iter()
+            .map(|place| plan.lengths[place.example] as usize)
+            .collect();
+        let parts = plan.cut().parts(&lengths).into_iter();
+        parts.map(|part| places[part].to_vec()).collect()
+    }
+
     #[test]
     fn impossible_sizes_are_refused() {
         let refused = |size, cut| {
@@ -233,7 +254,7 @@ mod tests {
         let mut plan = Plan::new(order, lengths, StepSize::Tokens(5), Cut::Parts(2), Length::Epochs(1)).unwrap();
         assert_eq!(plan.steps(), 3);
         let step = |plan: &mut Plan, step| -> Vec<Vec<usize>> {
-            let parts = plan.parts(step).into_iter();
+            let parts = parts(plan, step).into_iter();
             parts
                 .map(|part| part.into_iter().map(|place| place.example).collect())
                 .collect()
@@ -260,9 +281,9 @@ mod tests {
             prop_assert_eq!(one.steps(), many.steps());
             let mut seen = Vec::new();
             for step in 0..one.steps() {
-                let whole = one.parts(step).concat();
-                prop_assert_eq!(&whole, &many.parts(step).concat());
-                for part in many.parts(step) {
+                let whole = one.places(step);
+                prop_assert_eq!(&whole, &parts(&mut many, step).concat());
+                for part in parts(&mut many, step) {
                     let total: u32 = part.iter().map(|place| lengths[place.example]).sum();
                     prop_assert!(part.len() == 1 || total as usize <= tokens);
                 }
@@ -284,7 +305,7 @@ mod tests {
             // Asked for in another order, as after a resume.
             let last = one.steps() - 1;
             let mut fresh = plan(&lengths, size, Cut::Parts(1), Length::Epochs(epochs));
-            prop_assert_eq!(fresh.parts(last), one.parts(last));
+            prop_assert_eq!(fresh.places(last), one.places(last));
         }
     }
 }

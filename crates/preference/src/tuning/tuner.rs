@@ -1,14 +1,16 @@
 //! The optimiser steps of a language model's training, whatever it learns.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module as _;
 use burn::tensor::Device;
-use nn::decoder::{Decoder, TrainingPass};
+use nn::decoder::TrainingPass;
 use nn::hub::{Environment, Watch};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use train::adamw::AdamW;
 use train::files::FileError;
 use train::fingerprint::Fingerprint;
@@ -20,8 +22,8 @@ use train::trainer::{Evaluation, Task};
 
 use super::config::{ConfigError, SaveDtype, TrainerConfig as _, TuningConfig};
 use super::error::TuningError;
-use super::examples::{Examples, Rule};
-use super::objective::{Batch, Objective, Split};
+use super::examples::{Examples, Rule, Sample as _};
+use super::objective::{Batch, Objective, Snapshot, Split, Update};
 use super::plan::{Place, Plan};
 use crate::data::{Dataset, MEMORY};
 use crate::model::LanguageModel;
@@ -45,11 +47,14 @@ pub struct Tuner<O: Objective> {
     plan: Plan,
     learning_rate: Schedule,
     optimizer: AdamW,
-    /// Tokens that went through the network, over all steps.
+    /// Tokens that updates saw, over all steps.
     tokens_seen: u64,
     /// The checksums of the data and of the weights that are not trained.
     fingerprints: Fingerprints,
 }
+
+/// A step's examples, as the objective made them.
+type Experience<O> = Batch<'static, <O as Objective>::Example>;
 
 /// A data set and its examples.
 #[derive(Debug)]
@@ -73,6 +78,9 @@ struct State {
     tokens_seen: u64,
     #[serde(flatten)]
     fingerprints: Fingerprints,
+    /// The objective's own.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    objective: Value,
 }
 
 impl<O: Objective> Tuner<O> {
@@ -122,6 +130,7 @@ impl<O: Objective> Tuner<O> {
             }
             (None, _) => {}
         }
+        objective.begin(&mut model.decoder);
         let architecture = model.decoder.config();
         if let Some(positions) = architecture
             .learned_positions()
@@ -184,7 +193,19 @@ impl<O: Objective> Tuner<O> {
         })
     }
 
-    /// Optimiser steps of the whole run.
+    /// Takes away what the model only needed to be trained.
+    pub fn complete(&mut self) {
+        self.objective.complete(&mut self.model.decoder);
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            decoder: self.model.decoder.valid(),
+            tokenizer: &self.model.tokenizer,
+        }
+    }
+
+    /// Steps of the whole run.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.plan.steps()
@@ -282,18 +303,33 @@ impl<O: Objective> Tuner<O> {
     }
 
     /// A key for each token, which depends on its example's place in the run and its place in the example alone.
-    fn dropout_keys(&self, places: &[Place]) -> Option<Arc<[u64]>> {
+    fn dropout_keys(&self, examples: impl Iterator<Item = (Place, usize)>) -> Option<Arc<[u64]>> {
         let dropout = self.model.decoder.lora().map_or(0.0, |lora| lora.dropout);
         if dropout == 0.0 {
             return None;
         }
         let mut keys = Vec::new();
-        for place in places {
+        for (place, tokens) in examples {
             let mut rng = stream(self.tuning().seed, Purpose::DROPOUT, place.position, 0);
-            let length = self.data.examples.lengths()[place.example];
-            keys.extend((0..length).map(|_| rng.next_u64()));
+            keys.extend((0..tokens).map(|_| rng.next_u64()));
         }
         Some(keys.into())
+    }
+
+    /// The examples of a step, and what the objective makes of them.
+    fn experience(&mut self, step: u64, places: &[Place]) -> Result<(Experience<O>, O::Sums), TuningError> {
+        let batch = self.batch(&self.data, places.iter().map(|place| place.example))?;
+        let owned = |(number, example): (usize, Cow<'_, O::Example>)| (number, Cow::Owned(example.into_owned()));
+        let mut batch = Batch {
+            split: batch.split,
+            examples: batch.examples.into_iter().map(owned).collect(),
+        };
+        let snapshot = Snapshot {
+            decoder: self.model.decoder.valid(),
+            tokenizer: &self.model.tokenizer,
+        };
+        let sums = self.objective.experience(&snapshot, &mut batch, step)?;
+        Ok((batch, sums))
     }
 
     /// Batches of the examples `numbers`, of about [`EVALUATION_TOKENS`] each; none of data that there are not.
@@ -329,11 +365,11 @@ impl<O: Objective> Tuner<O> {
 
     /// The metrics of held-out examples, if there are any.
     fn evaluate_part(&self, part: &Part<O::Example>) -> Result<Metrics, TuningError> {
-        let decoder: Decoder = self.model.decoder.valid();
+        let snapshot = self.snapshot();
         let numbers: Vec<usize> = (0..part.examples.len()).collect();
         let mut sums = O::Sums::default();
         for batch in self.batches_of(part, &numbers) {
-            sums += self.objective.evaluate(&decoder, &batch?)?;
+            sums += self.objective.evaluate(&snapshot, &batch?)?;
         }
         let total = numbers
             .iter()
@@ -345,7 +381,7 @@ impl<O: Objective> Tuner<O> {
         });
         let measured = self.objective.measured().min(numbers.len());
         let examples = self.batch(part, 0..measured)?;
-        let measured = self.objective.measure(&self.model, &examples)?.into_iter();
+        let measured = self.objective.measure(&snapshot, &examples)?.into_iter();
         Ok(measured.fold(metrics, |metrics, (name, value)| metrics.last(name, value)))
     }
 }
@@ -354,42 +390,62 @@ impl<O: Objective> Task for Tuner<O> {
     type Error = TuningError;
 
     fn step(&mut self, step: u64) -> Result<Metrics, TuningError> {
-        let parts = self.plan.parts(step);
-        let places = || parts.iter().flatten();
-        let total: f64 = places()
-            .map(|place| f64::from(self.data.examples.weight(place.example)))
-            .sum();
-        let mut gradients = NamedGradients::default();
-        let (mut sums, mut tokens) = (O::Sums::default(), 0_u64);
-        for part in &parts {
-            let batch = self.batch(&self.data, part.iter().map(|place| place.example))?;
-            let pass = TrainingPass {
-                dropout: self.dropout_keys(part),
-                recompute: self.tuning().recompute,
-            };
-            let decoder = &self.model.decoder;
-            let mut collect = |part| gradients.add(decoder, part);
-            sums += self
-                .objective
-                .differentiate(decoder, &batch, &pass, total, &mut collect)?;
-            let lengths = part.iter().map(|place| self.data.examples.lengths()[place.example]);
-            tokens += lengths.map(u64::from).sum::<u64>();
-        }
-        if step == 0 {
-            self.objective.check_first(&sums, total)?;
-        }
+        let places = self.plan.places(step);
+        let (batch, mut sums) = self.experience(step, &places)?;
         let learning_rate = self.learning_rate.rate(step);
-        let norm = self.optimizer.step(&mut self.model.decoder, gradients, learning_rate);
-        self.tokens_seen += tokens;
+        let (mut weights, mut tokens, mut norms, mut made) = (0.0, 0, 0.0, 0.0);
+        for (number, chosen) in self.objective.updates(step, places.len()).into_iter().enumerate() {
+            let seen = batch.part(&chosen);
+            let lengths: Vec<usize> = seen.examples.iter().map(|(_, example)| example.tokens()).collect();
+            let weight = |(_, example): &(usize, Cow<'_, O::Example>)| f64::from(self.objective.weight(example));
+            let total: f64 = seen.examples.iter().map(weight).sum();
+            let mut gradients = NamedGradients::default();
+            let mut own = O::Sums::default();
+            for part in self.plan.cut().parts(&lengths) {
+                let keyed = part.clone().map(|at| (places[chosen[at]], lengths[at]));
+                let pass = TrainingPass {
+                    dropout: self.dropout_keys(keyed),
+                    recompute: self.tuning().recompute,
+                };
+                let decoder = &self.model.decoder;
+                let mut collect = |part| gradients.add(decoder, part);
+                let part = batch.part(&chosen[part]);
+                own += self
+                    .objective
+                    .differentiate(decoder, &part, &pass, total, &mut collect)?;
+            }
+            let gradient_norm = self.optimizer.step(&mut self.model.decoder, gradients, learning_rate);
+            sums += own;
+            weights += total;
+            tokens += lengths.iter().sum::<usize>();
+            norms += gradient_norm;
+            made += 1.0;
+            let update = Update {
+                step,
+                number,
+                batch: &seen,
+                sums: own,
+                total,
+                gradient_norm,
+            };
+            if self.objective.updated(&update)?.is_break() {
+                break;
+            }
+        }
+        self.tokens_seen += tokens as u64;
         let epoch = self.plan.seen(step + 1) as f64 / self.data.examples.len() as f64;
-        let metrics = self.objective.metrics(&sums, total).into_iter();
+        let metrics = self.objective.metrics(&sums, weights).into_iter();
         let metrics = metrics.fold(Metrics::new(), |metrics, (name, value)| metrics.mean(name, value));
         Ok(metrics
-            .mean("grad_norm", norm)
+            .mean("grad_norm", norms / made)
             .last("learning_rate", learning_rate)
             .last("epoch", epoch)
             .last("num_tokens", self.tokens_seen as f64)
             .mean("tokens", tokens as f64))
+    }
+
+    fn take_notes(&mut self) -> Vec<String> {
+        self.objective.take_notes()
     }
 
     fn evaluate(&mut self, _step: u64) -> Result<Evaluation, TuningError> {
@@ -407,6 +463,7 @@ impl<O: Objective> Task for Tuner<O> {
         let state = State {
             tokens_seen: self.tokens_seen,
             fingerprints: self.fingerprints.clone(),
+            objective: self.objective.state(),
         };
         let text = serde_json::to_vec(&state).map_err(|error| FileError::because("write", &path)(error.into()))?;
         Ok(std::fs::write(&path, text).map_err(FileError::because("write", path))?)
@@ -415,10 +472,12 @@ impl<O: Objective> Task for Tuner<O> {
     fn load(&mut self, directory: &Path) -> Result<(), TuningError> {
         let path = directory.join(STATE);
         let text = std::fs::read_to_string(&path).map_err(FileError::because("read", &path))?;
-        let state: State = serde_json::from_str(&text).map_err(|error| TuningError::State {
-            path,
-            reason: error.to_string(),
-        })?;
+        let wrong = |reason: String| TuningError::State {
+            path: path.clone(),
+            reason,
+        };
+        let state: State = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        self.objective.restore(&state.objective).map_err(&wrong)?;
         let (before, now) = (&state.fingerprints, &self.fingerprints);
         for (what, before, now) in [
             (self.data.data.origin(), &before.data, &now.data),
