@@ -6,7 +6,8 @@ whitening, the controller of the price), Huang et al. 2024, "The N+ Implementati
 Ahmadian et al. 2024, group-relative as Shao et al. 2024.
 
 The program's answers are taken from samples.jsonl as tokens, so that random numbers need not agree. All else is worked out
-here by itself: one text at a time through transformers, in single precision, and what follows from it in double.
+here by itself, one text at a time through transformers, in double precision: in single precision PyTorch is further from that
+than the program is.
 """
 
 import json
@@ -20,12 +21,11 @@ import torch
 from language_models import randomize, write_rows, write_tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from support import posterior
+from support import double_precision, posterior
 from test_sft import assert_same_way, tensors
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-# Of the metric, and of what is nearly 0.
-RELATIVE, ABSOLUTE = 1e-4, 1e-6
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS, SAMPLES, STEPS = 4, 4, 3
 RUN = {
@@ -61,8 +61,9 @@ DEFAULTS = {
 }
 OF_GROUPS = {"whiten_rewards": False, "whiten_advantages": False}
 OF_VALUES = ["loss/value_avg", "val/clipfrac_avg"]
-# Special tokens are no part of the text: "im" and "end" would count otherwise.
-VALENCES = {"a": 1.5, "e": -0.7, "i": 2.1, "o": -1.3, "s": 0.9, "t": -2.4, "the": 3.0, "É": 1.1, "'s": 1.7, "im": 3.5, "end": -3.5}
+# Random texts have few words but letters. Special tokens are no part of them: "im" and "end" would count otherwise.
+VALENCES = {letter: (5 * place % 17 - 8) / 4 for place, letter in enumerate("abcdefghijklmnopqrstuvwxyzÉ'")}
+VALENCES |= {"the": 3.0, "in": -1.7, "'s": 1.7, "im": 3.5, "end": -3.5}
 ENDS = 30
 
 
@@ -137,7 +138,7 @@ def whiten(values, keep_mean):
 def gae(rewards, values, discount, lam):
     """Schulman et al. 2016, equation 16, as the sum that it is."""
     count = len(rewards)
-    following = torch.cat([values[1:], torch.zeros(1, dtype=values.dtype)])
+    following = torch.cat([values[1:], torch.zeros(1)])
     surprise = rewards + discount * following - values
     return torch.stack([sum((discount * lam) ** (k - t) * surprise[k] for k in range(t, count)) for t in range(count)])
 
@@ -162,7 +163,7 @@ class Theirs:
         self.settings = SimpleNamespace(**{**DEFAULTS, **whitening, **settings})
         self.has_values = self.settings.advantage == "gae"
         self.coefficient = self.settings.kl_coefficient
-        self.head = torch.zeros(network.config.hidden_size, requires_grad=self.has_values)
+        self.head = torch.zeros(network.config.hidden_size, dtype=torch.float64, requires_grad=self.has_values)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.trained = trained + [self.head] * self.has_values
         rate = settings.get("learning_rate", RUN["learning_rate"])
@@ -176,7 +177,7 @@ class Theirs:
         found = [look(self.network, self.settings.temperature, self.head, answer) for answer in answers]
         entropies = [-(table.exp() * table).sum(-1) for table, _, _ in found]
         of_tokens = ([own for _, own, _ in found], [values for _, _, values in found], entropies)
-        return (torch.cat(parts).double() for parts in of_tokens)
+        return (torch.cat(parts) for parts in of_tokens)
 
     def prepare(self, answers):
         """Log-probabilities, values, advantages and returns of a step's tokens; the metrics of its answers."""
@@ -184,11 +185,11 @@ class Theirs:
         with torch.no_grad():
             old, values, _ = self.look(answers)
             before = torch.cat([look(self.reference, settings.temperature, self.head, answer)[1] for answer in answers])
-        difference = old - before.double()
+        difference = old - before
         ended = [self.ended(answer) for answer in answers]
         penalties = [0.0 if own else settings.missing_end_penalty for own in ended]
         scores = [self.score(answer) - penalty for answer, penalty in zip(answers, penalties)]
-        scores = torch.tensor(scores, dtype=torch.float64)
+        scores = torch.tensor(scores)
         kl = torch.stack([part.sum() for part in difference.split(lengths)])
         if self.has_values:
             rewards = -self.coefficient * difference
@@ -225,7 +226,7 @@ class Theirs:
         ratios = (log_probs - old).exp()
         plain, bounded = -advantages * ratios, -advantages * ratios.clamp(1 - settings.clip_range, 1 + settings.clip_range)
         of_policy = torch.maximum(plain, bounded)
-        near = old_values + (values - old_values).clamp(-settings.value_clip_range, settings.value_clip_range)
+        near = values.clamp(old_values - settings.value_clip_range, old_values + settings.value_clip_range)
         errors, near_errors = (values - returns) ** 2, (near - returns) ** 2
         of_values = 0.5 * torch.maximum(errors, near_errors) * self.has_values
         loss = of_policy.mean() + settings.value_coefficient * of_values.mean()
@@ -272,10 +273,11 @@ def check(ours, theirs):
             # Nothing follows an end, and nothing but an end comes before the greatest length.
             assert not set(tokens[:-1]) & theirs.ends
             assert len(tokens) == RUN["max_new_tokens"] or theirs.ended(answer)
-        metrics, of_answers = theirs.step(answers)
+        with double_precision():
+            metrics, of_answers = theirs.step(answers)
         for key, values in of_answers.items():
             found = [answer[key] for answer in answers]
-            np.testing.assert_allclose(found, values, rtol=1e-6, atol=1e-5, err_msg=f"{key} of step {number}")
+            np.testing.assert_allclose(found, values, rtol=RELATIVE, atol=ABSOLUTE, err_msg=f"{key} of step {number}")
         for key, value in metrics.items():
             np.testing.assert_allclose(line[key], value, rtol=RELATIVE, atol=ABSOLUTE, err_msg=f"{key} of step {number}")
         # Theirs says everything that ours does.
@@ -284,16 +286,17 @@ def check(ours, theirs):
     ended = [line["val/num_eos_tokens"] for line in history]
     assert min(ended) > 0 and max(ended) < PROMPTS * SAMPLES
     assert len({answer["score"] for answer in ours.answers}) > 5
-    # Policy and values go so far that bounds hold some tokens back.
-    assert max(line["policy/clipfrac_avg"] for line in history) > 0.01
-    assert abs(history[-1]["objective/kl"]) > 0.05
-    if theirs.has_values:
-        assert max(line["val/clipfrac_avg"] for line in history) > 0.01
+    # The policy goes so far that there is a divergence, and that the bound holds some tokens back.
+    assert all(0.05 < line["policy/clipfrac_avg"] < 0.8 for line in history)
+    assert history[-1]["objective/kl_k3"] > 0.05
     return history
 
 
 def open_model(place):
-    return AutoModelForCausalLM.from_pretrained(place).eval()
+    model = AutoModelForCausalLM.from_pretrained(place).double().eval()
+    # Otherwise Gemma would not learn token 0 where it is read, for which its configuration says that it pads.
+    model.get_input_embeddings().padding_idx = None
+    return model
 
 
 def in_torch(directory, settings, open_network=open_model, open_reference=None, score=None):
@@ -317,7 +320,7 @@ VARIANTS = {
     "plain": {},
     "steered": {
         "temperature": 0.7, "discount": 0.9, "gae_lambda": 0.8, "kl_target": 1.0, "kl_horizon": 100, "ppo_epochs": 3,
-        "kl_coefficient": 0.2, "missing_end_penalty": 0.3, "clip_range": 0.1, "value_clip_range": 0.05, "value_coefficient": 0.7,
+        "kl_coefficient": 0.2, "missing_end_penalty": 0.3, "clip_range": 0.1, "value_clip_range": 0.02, "value_coefficient": 0.7,
     },
     "unwhitened": {"whiten_rewards": False, "whiten_advantages": False},
     "leave_one_out": {"advantage": "leave-one-out"},
@@ -334,6 +337,8 @@ def test_variants(ending, lexicon, tmp_path, kind):
     history = check(ours, theirs)
     prices = {line["objective/kl_coef"] for line in history}
     assert len(prices) == (STEPS if "kl_target" in settings else 1)
+    if "value_clip_range" in settings:
+        assert history[0]["val/clipfrac_avg"] > 0.05
     assert_same_weights(directory, ours, theirs)
 
 
@@ -357,28 +362,29 @@ def test_parts(ending, lexicon, tmp_path, parts):
 
 def test_another_reference(ending, lexicon, tmp_path):
     """Divergence has its price from the first step on."""
-    directory, other, settings = ending("llama"), ending("llama", size=0.15), {"kl_coefficient": 0.3}
+    directory, other, settings = ending("llama"), ending("llama", size=0.2), {"kl_coefficient": 0.3}
     ours = Ours(directory, prompts(), tmp_path, reward_lexicon=lexicon, reference=other, **settings)
     history = check(ours, in_torch(directory, settings, open_reference=lambda _: open_model(other)))
     assert history[0]["objective/kl"] > 0.5
 
 
-@pytest.mark.parametrize("advantage", ["gae", "leave-one-out"])
-def test_adapters(ending, lexicon, tmp_path, advantage):
+@pytest.mark.parametrize("advantage, rate", [("gae", 5e-3), ("leave-one-out", 2e-3)])
+def test_adapters(ending, lexicon, tmp_path, advantage, rate):
     """The reference is the model with the adapter as it was, which is not nothing here."""
     directory, adapter = ending("llama"), tmp_path / "start"
-    settings = {"advantage": advantage, "learning_rate": 5e-3}
+    settings = {"advantage": advantage, "learning_rate": rate}
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     torch.manual_seed(4)
     get_peft_model(AutoModelForCausalLM.from_pretrained(directory), config).save_pretrained(adapter)
     ours = Ours(adapter, prompts(), tmp_path, reward_lexicon=lexicon, **settings)
 
     def adapted(directory):
-        base = AutoModelForCausalLM.from_pretrained(directory)
-        return PeftModel.from_pretrained(base, adapter, is_trainable=True).eval()
+        return PeftModel.from_pretrained(open_model(directory), adapter, is_trainable=True).double().eval()
 
     theirs = in_torch(directory, settings, adapted)
-    check(ours, theirs)
+    history = check(ours, theirs)
+    if advantage == "gae":
+        assert history[-1]["val/clipfrac_avg"] > 0.05
     theirs.network.save_pretrained(tmp_path / "end")
     assert_same_way(*(load_file(place / "adapter_model.safetensors") for place in (adapter, ours.model, tmp_path / "end")))
 
@@ -405,14 +411,14 @@ def test_answers_are_the_policys(ending, lexicon, tmp_path):
     directory, temperature = ending("llama"), 0.7
     settings = {"temperature": temperature, "samples": 100, "max_steps": 1, "ppo_epochs": 1}
     ours = Ours(directory, prompts(PROMPTS), tmp_path, reward_lexicon=lexicon, **settings)
-    network = open_model(directory)
+    network, head = open_model(directory), torch.zeros(32, dtype=torch.float64)
 
     def surprise(assumed):
         """In standard deviations."""
         beyond, variance = 0.0, 0.0
         for answer in ours.answers:
             with torch.no_grad():
-                table, chosen, _ = look(network, assumed, torch.zeros(network.config.hidden_size), answer)
+                table, chosen, _ = look(network, assumed, head, answer)
             entropy = -(table.exp() * table).sum(-1)
             beyond += (-chosen - entropy).sum()
             variance += ((table.exp() * table**2).sum(-1) - entropy**2).sum()

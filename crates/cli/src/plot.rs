@@ -15,7 +15,7 @@ use plotters::style::FontStyle;
 use train::files::write_atomic;
 
 pub use frontier::{Kind as FrontierKind, frontier, frontier_svg};
-pub use lines::lines_svg;
+pub use lines::{Line, lines_svg};
 pub use strengths::strengths;
 
 /// One line of the picture.

@@ -49,8 +49,9 @@ fn runs_are_measured_by_their_answers() {
     let directory = tempfile::tempdir().unwrap();
     let base = model(directory.path());
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let prompts = ["the cat", "a dog", "it ran"];
     let rows: String = (0..12)
-        .map(|i| format!("{}\n", json!({ "prompt": ["the cat", "a dog", "it ran"][i % 3] })))
+        .map(|i| format!("{}\n", json!({ "prompt": prompts[i % 3] })))
         .collect();
     fs::write(path("prompts.jsonl"), rows).unwrap();
     fs::write(path("lexicon.txt"), "slept\t2.5\nran\t-2\n").unwrap();

@@ -270,10 +270,8 @@ fn programs_and_reward_models_judge() {
             .iter()
             .all(|line| number(line, "objective/scores") > 10.0)
     );
-    let mut arguments = place.arguments("stopped", &[&steps[..], &["--reward-program", &command]].concat());
-    let position = arguments.iter().position(|argument| argument == "4").unwrap();
-    "2".clone_into(&mut arguments[position]);
-    good(&arguments);
+    let two = ["--max-steps", "2", "--save-every", "1", "--reward-program", &command];
+    place.train("stopped", &two);
     fs::write(&trouble, "").unwrap();
     let resume = ["-q", "ppo", "--resume", "--max-steps", "4", "--out"];
     let stopped = place.path("stopped");
@@ -289,7 +287,8 @@ fn programs_and_reward_models_judge() {
     let pairs = place.path("pairs.jsonl");
     let rows: String = (0..8)
         .map(|i| {
-            let row = json!({ "prompt": "the cat", "chosen": [" slept", " slept on"][i % 2], "rejected": " ran" });
+            let chosen = [" slept", " slept on"][i % 2];
+            let row = json!({ "prompt": "the cat", "chosen": chosen, "rejected": " ran" });
             format!("{row}\n")
         })
         .collect();
@@ -381,7 +380,7 @@ fn bad_input_is_told_what_to_do() {
         (&["--reward-program", "echo hello"], "no finite number"),
         (&["--reward-program", "echo nan; cat"], "no finite number"),
         (&["--data", &text(&texts)], "prompt"),
-        (&["--max-length", "8"], "left out"),
+        (&["--max-length", "7"], "left out"),
         (&["--lora-rank", "2", "--lora-dropout", "0.1"], "lora-dropout"),
         (&["--temperature", "0"], "temperature"),
         (&["--advantage", "best"], "leave-one-out"),

@@ -2,7 +2,7 @@
 //!
 //! First diffusion, then preferences, then a page of both.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use ::train::trainer::Outcome;
@@ -164,7 +164,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         world,
         files: vec![grid_file, path_file, plot_file, out.join("report.html")],
     };
-    write_page(&document, out)?;
+    write_page(&document)?;
     context.emit(&document, |document| {
         let files: Vec<String> = document
             .files
@@ -189,7 +189,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
 }
 
 /// The page: formulas, the numbers beside them, and pictures.
-fn write_page(document: &Document, out: &Path) -> miette::Result<()> {
+fn write_page(document: &Document) -> miette::Result<()> {
     let mut page = Page::new("posterior: the tour");
     page.paragraph(
         "Both halves draw from a posterior: reverse diffusion the less noisy state given the noisier one, the best \

@@ -325,12 +325,7 @@ fn of_runs(arguments: &Arguments, context: &Context) -> miette::Result<()> {
         missing_end_penalty: arguments.missing_end_penalty,
         ..PpoConfig::default()
     };
-    if (&config.reward_model, &config.reward_lexicon, &config.reward_program) == (&None, &None, &None) {
-        return Err(miette!(
-            "answers need a reward: give --reward-model, --reward-lexicon or --reward-program"
-        ));
-    }
-    let data = Dataset::open(&[data.clone()], DataKind::Prompts, MEMORY).into_diagnostic()?;
+    let data = Dataset::open(std::slice::from_ref(data), DataKind::Prompts, MEMORY).into_diagnostic()?;
     let rows = (0..data.len()).map(|number| data.get(number).map(|row| row.into_owned()));
     let rows: Vec<_> = rows.collect::<Result<_, _>>().into_diagnostic()?;
     let mut judge = open_judge(&config, context)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::train::run::Run;
-use miette::IntoDiagnostic as _;
+use miette::{IntoDiagnostic as _, miette};
 use nn::hub::Environment;
 use preference::judge::{Judge, Lexicon, Program, RewardModel};
 use preference::model::LanguageModel;
@@ -179,11 +179,14 @@ pub fn open_judge(config: &PpoConfig, context: &Context) -> miette::Result<Judge
         let timeout = Duration::from_secs_f64(config.reward_timeout);
         return Ok(Judge::Program(Program::new(command, timeout)));
     }
-    let open = |name: &str| {
-        with_watch(context, |watch| {
-            LanguageModel::open(name, &Environment::of_process(), watch, &context.device)
-        })
+    let Some(name) = &config.reward_model else {
+        return Err(miette!(
+            "answers need a reward: give --reward-model, --reward-lexicon or --reward-program"
+        ));
     };
-    let model = open(config.reward_model.as_deref().unwrap_or_default()).into_diagnostic()?;
+    let model = with_watch(context, |watch| {
+        LanguageModel::open(name, &Environment::of_process(), watch, &context.device)
+    });
+    let model = model.into_diagnostic()?;
     Ok(Judge::Model(Box::new(RewardModel::new(model).into_diagnostic()?)))
 }

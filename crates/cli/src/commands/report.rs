@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::output::{Context, number};
 use crate::page::Page;
-use crate::plot::lines_svg;
+use crate::plot::{Line, lines_svg};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -116,7 +116,7 @@ fn curves_of(run: &Path) -> miette::Result<Curves> {
 /// A picture for each metric: all runs' curves, with what evaluations found of the same name.
 fn drawn(runs: &[(String, Curves)]) -> miette::Result<Vec<String>> {
     let base = |name: &str| name.strip_prefix("eval_").unwrap_or(name).to_owned();
-    let mut pictures: BTreeMap<String, Vec<(String, Vec<(f64, f64)>)>> = BTreeMap::new();
+    let mut pictures: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     for (run, curves) in runs {
         for (name, points) in curves {
             let label = if runs.len() > 1 {

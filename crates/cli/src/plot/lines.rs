@@ -6,6 +6,9 @@ use plotters::prelude::*;
 
 use super::{COLOURS, Drawing, Drawn, FONT, PictureFormat, render};
 
+/// A name with its points.
+pub type Line = (String, Vec<(f64, f64)>);
+
 /// Small, so that many stand side by side.
 const SMALL: (u32, u32) = (440, 260);
 
@@ -13,14 +16,14 @@ const SMALL: (u32, u32) = (440, 260);
 ///
 /// # Errors
 /// When the picture cannot be drawn.
-pub fn lines_svg(title: &str, lines: &[(String, Vec<(f64, f64)>)]) -> miette::Result<String> {
+pub fn lines_svg(title: &str, lines: &[Line]) -> miette::Result<String> {
     let bytes = render(PictureFormat::Svg, SMALL, &Lines { title, lines })?;
     String::from_utf8(bytes).into_diagnostic()
 }
 
 struct Lines<'a> {
     title: &'a str,
-    lines: &'a [(String, Vec<(f64, f64)>)],
+    lines: &'a [Line],
 }
 
 /// The least and the largest, a little apart if they are one.

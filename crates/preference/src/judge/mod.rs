@@ -44,7 +44,9 @@ pub enum Judge {
 }
 
 /// A function from a prompt and a response to a reward.
-pub struct Function(Box<dyn Fn(&Text, &str) -> f64 + Send>);
+pub struct Function(Box<Reward>);
+
+type Reward = dyn Fn(&Text, &str) -> f64 + Send;
 
 impl Function {
     /// Of this function, which gives finite numbers.

@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_is_named_with_what_it_said() {
-        let fails = |command, milliseconds| {
+        let fails = |command: &str, milliseconds| {
             let mut program = program(command, milliseconds);
             let error = rewards(&mut program, &["a"]).unwrap_err().to_string();
             assert!(error.contains(command), "{error}");

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use burn::module::{ModuleVisitor, Param};
+use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Device, TensorData};
 use rand::RngExt as _;
 
