@@ -42,7 +42,8 @@ pub struct TuningArguments {
     #[arg(long, value_name = "N", help_heading = "Data")]
     max_length: Option<u64>,
     /// What becomes of longer ones: start (keep the start), start-and-end (with the end token), completion (cut the
-    /// prompt instead), leave-out [default: start for sft, completion for the others].
+    /// prompt instead), leave-out [default: start for sft, completion for reward and
+    /// dpo, leave-out for ppo].
     #[arg(long, value_name = "HOW", help_heading = "Data")]
     truncation: Option<String>,
     /// Learn the white space that a chat template puts after an answer's end token, as TRL does [default: false].
@@ -91,7 +92,8 @@ pub struct TuningArguments {
     /// Optimiser steps, instead of --epochs.
     #[arg(long, value_name = "N", help_heading = "Optimiser")]
     max_steps: Option<u64>,
-    /// Highest learning rate [default: 2e-5 for sft, 1e-5 for reward, 1e-6 for dpo; ten times that for adapters].
+    /// Highest learning rate [default: 2e-5 for sft, 1e-5 for reward, 1e-6 for dpo, 3e-6 for ppo; ten
+    /// times that for adapters].
     #[arg(long, value_name = "X", help_heading = "Optimiser")]
     learning_rate: Option<f64>,
     /// Steps over which the learning rate rises [default: 0].
@@ -109,7 +111,7 @@ pub struct TuningArguments {
     /// AdamW's decay of the second moment [default: 0.999].
     #[arg(long, value_name = "X", help_heading = "Optimiser")]
     adam_beta2: Option<f64>,
-    /// AdamW's epsilon [default: 1e-8].
+    /// AdamW's epsilon [default: 1e-8, 1e-5 for ppo].
     #[arg(long, value_name = "X", help_heading = "Optimiser")]
     adam_epsilon: Option<f64>,
     /// Longest gradient; 0 for no limit [default: 1].

@@ -53,13 +53,16 @@ pub struct Steering {
 
 /// The largest relative error that the controller sees.
 const LARGEST_ERROR: f64 = 0.2;
+/// What a step leaves of the coefficient at least: with a horizon of a few responses the rule alone would make it negative.
+const LEAST_FACTOR: f64 = 0.5;
 
 impl KlController {
     /// After `responses` of which the mean divergence was `kl`.
     pub fn update(&mut self, kl: f64, responses: usize) {
         if let Some(Steering { target, horizon }) = self.steering {
             let error = (kl / target - 1.0).clamp(-LARGEST_ERROR, LARGEST_ERROR);
-            self.coefficient *= 1.0 + error * responses as f64 / horizon;
+            let factor = 1.0 + error * responses as f64 / horizon;
+            self.coefficient *= factor.max(LEAST_FACTOR);
         }
     }
 }
@@ -112,6 +115,15 @@ mod tests {
         let mut low = controller;
         low.update(0.0, 50);
         assert_close(low.coefficient / controller.coefficient, 0.99, 1e-14);
+        let mut hasty = KlController {
+            coefficient: 0.1,
+            steering: Some(Steering {
+                target: 6.0,
+                horizon: 1.0,
+            }),
+        };
+        hasty.update(0.0, 50);
+        assert_close(hasty.coefficient, 0.05, 1e-14);
         let mut fixed = KlController {
             coefficient: 0.1,
             steering: None,

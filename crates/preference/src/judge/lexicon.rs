@@ -58,7 +58,8 @@ impl Lexicon {
         let text = text.to_lowercase();
         let words = text.split(|letter: char| !letter.is_alphabetic() && letter != '\'');
         let sum: f64 = words.filter_map(|word| self.valences.get(word)).sum();
-        sum / (sum * sum + NORMALIZATION).sqrt()
+        // The sum of nothing is minus zero.
+        sum / (sum * sum + NORMALIZATION).sqrt() + 0.0
     }
 }
 

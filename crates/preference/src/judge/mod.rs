@@ -183,7 +183,14 @@ impl RewardModel {
                 judged.tokens
             } else {
                 let texts: Vec<Text> = judged.texts.iter().map(|text| Text::Plain(text.clone())).collect();
-                own = encoder.responses(judged.prompt, &texts.iter().collect::<Vec<_>>())?;
+                let mut encoded = encoder.responses(judged.prompt, &texts.iter().collect::<Vec<_>>())?;
+                // What did not come to its end is read as it stands, as it is in the writer's own tokens.
+                for (written, read) in judged.tokens.responses.iter().zip(&mut encoded.responses) {
+                    if !written.last().is_some_and(|last| tokenizer.end_ids().contains(last)) && read.len() > 1 {
+                        read.pop();
+                    }
+                }
+                own = encoded;
                 &own
             };
             let length = ranked.prompt.len() + ranked.responses.iter().map(Vec::len).max().unwrap_or(0);

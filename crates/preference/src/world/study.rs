@@ -177,7 +177,7 @@ impl Place {
             batch_size: Some(64),
             max_steps: Some(steps),
             learning_rate: Some(learning_rate),
-            warmup_steps: 5,
+            warmup_steps: steps.min(5),
             ..TuningConfig::default()
         }
     }
