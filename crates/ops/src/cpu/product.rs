@@ -15,7 +15,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::matrix::{Matrix, MatrixMut};
-use super::tile::{Gathered, InRows, Line, Packed, Panel, Rows, Tile, Whole, group_size, largest_group, whole_groups};
+use super::tile::{
+    Gathered, InRows, Line, Packed, PackedPair, Panel, Rows, Tile, Whole, group_size, largest_group, whole_groups,
+};
 use super::vector::{self, Kernel, LANES, prefetch};
 
 /// Products that are summed up before they are added to an element.
@@ -30,6 +32,9 @@ const ROWS: usize = 48;
 /// Up to so many rows a right factor of whole rows is read where it lies: they are one group or two, so packing would be as
 /// much work as the product.
 const FEW: usize = 6;
+
+/// Groups of so many rows meet two panels at a time: both their sums fit AVX-512's registers.
+const PAIRED: usize = 12;
 
 /// Tasks that a product is cut into at least, if it has the columns.
 const TASKS: usize = 16;
@@ -177,22 +182,27 @@ impl<'a> Block<'a> {
     /// Writes these rows of these panels.
     fn rows(&self, rows: Range<usize>, panels: Range<usize>, left: impl Rows, in_place: usize, packed: &[Line]) {
         let depth = self.left.columns();
-        for panel in panels {
-            let columns = panel * LANES..self.right.columns().min((panel + 1) * LANES);
+        let packed = |panel: usize| Packed(&packed[(panel - in_place) * depth..][..depth]);
+        let together = if self.group == PAIRED { 2 } else { 1 };
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let count = if panel < in_place { 1 } else { together.min(panels.end - panel) };
+            let columns = panel * LANES..self.right.columns().min((panel + count) * LANES);
             // SAFETY: no other task has these rows and columns.
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one matrix")]
             let to = unsafe { self.to.part(rows.clone(), columns.clone()) };
             if panel < in_place {
-                let panel = InRows(self.right.part(0..depth, columns));
-                self.tile(to, left, panel);
+                self.tile(to, left, InRows(self.right.part(0..depth, columns)));
+            } else if count == 2 {
+                self.tile(to, left, PackedPair([packed(panel), packed(panel + 1)]));
             } else {
-                let panel = panel - in_place;
-                self.tile(to, left, Packed(&packed[panel * depth..(panel + 1) * depth]));
+                self.tile(to, left, packed(panel));
             }
+            panel += count;
         }
     }
 
-    fn tile(&self, to: MatrixMut<'_>, rows: impl Rows, panel: impl Panel) {
+    fn tile<const WIDTH: usize>(&self, to: MatrixMut<'_>, rows: impl Rows, panel: impl Panel<WIDTH>) {
         vector::run(Tile {
             rows,
             panel,

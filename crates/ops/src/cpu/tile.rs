@@ -10,10 +10,10 @@ use super::vector::{InstructionSet, Kernel, LANES, multiply_add, prefetch};
 #[repr(align(64))]
 pub(crate) struct Line(pub(crate) [f32; LANES]);
 
-/// [`LANES`] columns of a factor.
-pub(crate) trait Panel: Copy {
+/// `WIDTH` columns of a factor.
+pub(crate) trait Panel<const WIDTH: usize = LANES>: Copy {
     /// Depths that are read in one way.
-    type Piece: Piece;
+    type Piece: Piece<WIDTH>;
 
     /// Those of some depths.
     fn part(self, depths: Range<usize>) -> Self;
@@ -28,10 +28,10 @@ pub(crate) trait Panel: Copy {
     fn piece(self, depths: Range<usize>) -> Self::Piece;
 }
 
-/// [`LANES`] columns over a few depths.
-pub(crate) trait Piece {
+/// `WIDTH` columns over a few depths.
+pub(crate) trait Piece<const WIDTH: usize = LANES> {
     /// Their elements at a depth of the piece.
-    fn at(&self, depth: usize) -> [f32; LANES];
+    fn at(&self, depth: usize) -> [f32; WIDTH];
 }
 
 /// A panel that was packed: read from front to back.
@@ -60,6 +60,39 @@ impl Piece for Packed<'_> {
     fn at(&self, depth: usize) -> [f32; LANES] {
         prefetch(self.0.as_ptr().wrapping_add(depth + AHEAD));
         self.0[depth].0
+    }
+}
+
+/// Columns of two panels side by side.
+pub(crate) const PAIR: usize = 2 * LANES;
+
+/// Two panels that were packed. An element of a row that was read serves both, so that reading keeps up with AVX-512's
+/// arithmetic, which has registers for the sums of twelve rows with both.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedPair<'a>(pub(crate) [Packed<'a>; 2]);
+
+impl Panel<PAIR> for PackedPair<'_> {
+    type Piece = Self;
+
+    #[inline(always)]
+    fn part(self, depths: Range<usize>) -> Self {
+        Self(self.0.map(|panel| panel.part(depths.clone())))
+    }
+
+    #[inline(always)]
+    fn piece(self, depths: Range<usize>) -> Self {
+        self.part(depths)
+    }
+}
+
+impl Piece<PAIR> for PackedPair<'_> {
+    #[inline(always)]
+    fn at(&self, depth: usize) -> [f32; PAIR] {
+        let mut columns = [0.0; PAIR];
+        let (left, right) = columns.split_at_mut(LANES);
+        left.copy_from_slice(&self.0[0].at(depth));
+        right.copy_from_slice(&self.0[1].at(depth));
+        columns
     }
 }
 
@@ -210,11 +243,11 @@ pub(crate) fn largest_group() -> usize {
 }
 
 /// Rows times a panel, each sum one (fused, where the processor can) multiply-add after another.
-pub(crate) struct Tile<'a, R, P> {
+pub(crate) struct Tile<'a, R, P, const WIDTH: usize = LANES> {
     pub(crate) rows: R,
     pub(crate) panel: P,
     pub(crate) depth: usize,
-    /// All rows, and at most [`LANES`] columns.
+    /// All rows, and at most `WIDTH` columns.
     pub(crate) to: MatrixMut<'a>,
     /// Whether the sums are added to what is there.
     pub(crate) add: bool,
@@ -229,7 +262,7 @@ macro_rules! rows_times_panel {
         let depth = $tile.depth;
         let rows = $tile.rows.group::<$count>($first, depth);
         $(prefetch($tile.to.row($first + $index).as_ptr());)*
-        let mut sums = [[0.0_f32; LANES]; $count];
+        let mut sums = [[0.0_f32; WIDTH]; $count];
         let mut start = 0;
         while start < depth {
             let length = $tile.panel.piece_length(start, depth - start);
@@ -250,7 +283,7 @@ macro_rules! rows_times_panel {
     }};
 }
 
-impl<R: Rows, P: Panel> Kernel for Tile<'_, R, P> {
+impl<R: Rows, P: Panel<WIDTH>, const WIDTH: usize> Kernel for Tile<'_, R, P, WIDTH> {
     type Output = ();
 
     #[inline(always)]
