@@ -102,19 +102,9 @@ impl Frontier {
     ///
     /// [`FiniteError::Length`] for a policy of other prompts or responses.
     pub fn standing(&self, policy: &[Vec<f64>]) -> Result<Standing, FiniteError> {
-        let length = |found, expected| FiniteError::Length {
-            name: "policy",
-            found,
-            expected,
-        };
-        if policy.len() != self.given.len() {
-            return Err(length(policy.len(), self.given.len()));
-        }
+        self.check(policy)?;
         let (mut expected_reward, mut kl) = (0.0, 0.0);
         for (log_policy, (log_reference, reward)) in policy.iter().zip(&self.given) {
-            if log_policy.len() != reward.len() {
-                return Err(length(log_policy.len(), reward.len()));
-            }
             let earned: f64 = log_policy
                 .iter()
                 .zip(reward)
@@ -131,6 +121,53 @@ impl Frontier {
             gap: best_reward - expected_reward,
         })
     }
+
+    /// How far a policy is from the best one at a price of divergence: `KL(pi || pi*)` in nats, mean over the prompts. The
+    /// policy is given as for [`Frontier::standing`].
+    ///
+    /// Times `beta` it is what the policy falls short of the largest `E[r] - beta KL(pi || pi_ref)`, for
+    /// `ln pi* = ln pi_ref + r / beta - ln Z` (Rafailov et al. 2023, "Direct Preference Optimization", appendix A.1).
+    ///
+    /// # Errors
+    ///
+    /// [`FiniteError::Length`] as there, and those of [`Frontier::at_price`].
+    pub fn from_optimum(&self, policy: &[Vec<f64>], beta: f64) -> Result<f64, FiniteError> {
+        self.check(policy)?;
+        let mut kl = 0.0;
+        for (log_policy, prompt) in policy.iter().zip(&self.prompts) {
+            let optimum = prompt.with_beta(beta)?.optimum();
+            kl += kl_divergence(log_policy, &optimum.log_policy) / policy.len() as f64;
+        }
+        Ok(kl)
+    }
+
+    /// Refuses a policy of other prompts or responses.
+    fn check(&self, policy: &[Vec<f64>]) -> Result<(), FiniteError> {
+        let own = self.given.iter().map(|(_, reward)| reward.len());
+        let lengths = policy.iter().map(Vec::len).zip(own);
+        for (found, expected) in std::iter::once((policy.len(), self.given.len())).chain(lengths) {
+            if found != expected {
+                let name = "policy";
+                return Err(FiniteError::Length { name, found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The gap at a divergence of `kl` nats, on the straight line between the two policies around it.
+///
+/// Of each policy its divergence in nats and its gap are given, in any order. The reference, which is at no distance and has
+/// no gap, is one more. Beyond the farthest policy nothing is known.
+#[must_use]
+pub fn gap_at(policies: &[(f64, f64)], kl: f64) -> Option<f64> {
+    let mut points = policies.to_vec();
+    points.push((0.0, 0.0));
+    points.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let around = points.windows(2).find(|pair| pair[0].0 <= kl && kl <= pair[1].0)?;
+    let ((near, smaller), (far, larger)) = (around[0], around[1]);
+    let share = if far > near { (kl - near) / (far - near) } else { 0.0 };
+    Some(smaller + share * (larger - smaller))
 }
 
 /// The law of the best of `count` independent responses, as natural log-probabilities: of equal rewards the first drawn.
@@ -207,6 +244,42 @@ mod tests {
         // Beyond the distance of the best responses there is nothing more to earn.
         assert_close(frontier.best_reward(50.0).unwrap(), 1.5, 1e-9);
         assert!(frontier.standing(&reference[..1]).is_err());
+        assert!(frontier.from_optimum(&[vec![0.0], vec![0.0]], 1.0).is_err());
+    }
+
+    #[test]
+    fn the_distance_from_the_optimum_is_what_the_objective_lacks_over_the_price() {
+        let frontier = world();
+        let policy: Vec<Vec<f64>> = [[0.2, 0.2, 0.6], [0.7, 0.2, 0.1]]
+            .map(|probabilities: [f64; 3]| probabilities.map(f64::ln).to_vec())
+            .to_vec();
+        let standing = frontier.standing(&policy).unwrap();
+        for beta in [0.1, 0.5, 3.0] {
+            let best: Vec<Vec<f64>> = frontier
+                .prompts
+                .iter()
+                .map(|prompt| prompt.with_beta(beta).unwrap().optimum().log_policy)
+                .collect();
+            assert!(frontier.from_optimum(&best, beta).unwrap() < 1e-15);
+            let optimum = frontier.at_price(beta).unwrap();
+            let objective = |expected_reward: f64, kl: f64| expected_reward - beta * kl;
+            let lacks =
+                objective(optimum.expected_reward, optimum.kl) - objective(standing.expected_reward, standing.kl);
+            assert_close(frontier.from_optimum(&policy, beta).unwrap(), lacks / beta, 1e-12);
+        }
+        assert_eq!(frontier.from_optimum(&policy, 0.0), Err(FiniteError::Beta(0.0)));
+    }
+
+    #[test]
+    fn gaps_lie_on_lines_between_policies_and_the_reference() {
+        let policies = [(1.0, 0.5), (0.5, 0.1)];
+        for (kl, expected) in [(0.0, 0.0), (0.25, 0.05), (0.5, 0.1), (0.75, 0.3), (1.0, 0.5)] {
+            assert_close(gap_at(&policies, kl).unwrap(), expected, 1e-12);
+        }
+        assert_eq!(gap_at(&policies, 1.01), None);
+        assert_eq!(gap_at(&[], 0.25), None);
+        assert_eq!(gap_at(&[(0.5, 0.2), (0.5, 0.4)], 0.5), Some(0.2));
+        assert_eq!(gap_at(&[(f64::NAN, f64::NAN)], 0.5), None);
     }
 
     proptest! {

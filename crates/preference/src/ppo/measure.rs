@@ -35,8 +35,8 @@ pub struct Measured {
     pub example: String,
 }
 
-/// Lets a model answer the prompts of these rows as `config` says, and judges the answers. Errors of the means are those of
-/// means over prompts, as answers to one prompt are alike.
+/// Lets a model answer the prompts of these rows as `config` says, and judges the answers; `progress` hears now and then how
+/// many are judged. Errors of the means are those of means over prompts, as answers to one prompt are alike.
 ///
 /// # Errors
 ///
@@ -47,6 +47,7 @@ pub fn measure(
     rows: &[Row],
     judged_by: &mut Judge,
     config: &PpoConfig,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, TuningError> {
     let encoder = RowEncoder::new(&model.tokenizer).map_err(ModelError::from)?;
     let policy = Snapshot {
@@ -65,7 +66,7 @@ pub fn measure(
             episodes.push(episode);
         }
     }
-    let (mut rewards, mut divergences, mut ended, mut answers) = (Vec::new(), Vec::new(), 0.0, 0.0);
+    let (mut rewards, mut divergences, mut ended, mut answers) = (Vec::new(), Vec::new(), 0, 0);
     for (number, group) in (0..).zip(episodes.chunks_mut(PROMPTS)) {
         let mut group: Vec<&mut Episode> = group.iter_mut().collect();
         answer(&mut group, &policy, config, config.tuning.seed.wrapping_add(number))?;
@@ -76,9 +77,10 @@ pub fn measure(
             let count = own.len() as f64;
             rewards.push(own.iter().map(|answer| answer.score).sum::<f64>() / count);
             divergences.push(own.iter().map(super::Answer::divergence).sum::<f64>() / count);
-            ended += own.iter().filter(|answer| answer.ended).count() as f64;
-            answers += count;
+            ended += own.iter().filter(|answer| answer.ended).count();
+            answers += own.len();
         }
+        progress(answers);
     }
     let example = episodes.first().and_then(|episode| episode.answers.first());
     let Some(example) = example.map(|answer| answer.text.clone()) else {
@@ -88,7 +90,7 @@ pub fn measure(
         reward: Estimate::of(&rewards),
         kl: Estimate::of(&divergences),
         prompts: episodes.len(),
-        ended: ended / answers,
+        ended: ended as f64 / answers as f64,
         example,
     })
 }

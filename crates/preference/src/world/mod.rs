@@ -12,8 +12,10 @@
 //! - **Labels** are drawn from the reward by the likelihood of Bradley and Terry, or Plackett and Luce.
 
 mod labels;
+mod method;
 mod reward;
 mod study;
+mod training;
 
 use std::fs;
 use std::path::Path;
@@ -29,8 +31,9 @@ use crate::enumerate::Responses;
 use crate::small::{SmallModel, SmallModelError};
 
 pub use labels::{Labelled, Labels, all_remarks, write_rows};
+pub use method::{Method, UnknownMethod};
 pub use reward::reward;
-pub use study::{Effort, Method, Point, Study, StudyError};
+pub use study::{Effort, Point, Study, StudyError};
 
 /// The words. The first ends a remark.
 pub const WORDS: [&str; 16] = [

@@ -1,86 +1,27 @@
 //! Every method on the world, measured exactly.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Instant;
 
-use burn::module::Module as _;
-use burn::tensor::Device;
 use exact::finite::FiniteError;
 use exact::frontier::{Frontier, Standing, best_of};
 use nn::decoder::Decoder;
-use nn::hub::{Environment, Watch};
-use nn::weights::{Precision, SHARD_BYTES};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use train::files::FileError;
-use train::progress::Progress;
-use train::trainer::Task as _;
+use train::interrupt::Interrupt;
 
-use super::{
-    LONGEST, Labels, MISSING_END_PENALTY, PROMPTS, all_remarks, frontier, policy, reward, rewards, write, write_rows,
-};
-use crate::data::Text;
-use crate::dpo::{self, DpoConfig, Preferences};
-use crate::judge::{Function, Judge, JudgeError, RewardModel};
-use crate::model::{LanguageModel, ModelError};
-use crate::ppo::{self, Policy, PpoConfig};
-use crate::reward::{RewardConfig, Rewards, normalize};
-use crate::save::{Card, SaveError, Saving};
-use crate::sft::{Completions, SftConfig};
+use super::training::{BATCH, Workshop, true_reward};
+use super::{Labels, Method, PROMPTS, all_remarks, frontier, policy, rewards, write, write_rows};
+use crate::judge::JudgeError;
+use crate::model::ModelError;
+use crate::save::SaveError;
 use crate::small::SmallModelError;
-use crate::tuning::{Objective, Tuner, TuningConfig, TuningError, reference};
+use crate::tuning::TuningError;
 
-/// A way from labels, or from the reward itself, to a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// DPO on rankings of four; the setting is beta.
-    DpoRankings,
-    /// DPO on all pairs of the same rankings; the setting is beta.
-    DpoPairs,
-    /// PPO to a reward model of the same rankings; the setting is the price of a nat.
-    PpoLearned,
-    /// PPO to the true reward; the setting is the price of a nat.
-    PpoTrue,
-    /// Fine-tuning on the best remark of each ranking; the setting is the number of steps.
-    Preferred,
-    /// The best of so many remarks of the reference, by the true reward; worked out, not trained.
-    BestOf,
-}
-
-impl Method {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::DpoRankings,
-        Self::DpoPairs,
-        Self::PpoLearned,
-        Self::PpoTrue,
-        Self::Preferred,
-        Self::BestOf,
-    ];
-
-    /// In words.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DpoRankings => "DPO, rankings of 4",
-            Self::DpoPairs => "DPO, their pairs",
-            Self::PpoLearned => "PPO, learned reward",
-            Self::PpoTrue => "PPO, true reward",
-            Self::Preferred => "fine-tuning on the best",
-            Self::BestOf => "best of N",
-        }
-    }
-
-    /// Settings that span the distances of interest.
-    #[must_use]
-    pub fn settings(self) -> &'static [f64] {
-        match self {
-            Self::DpoRankings | Self::DpoPairs | Self::PpoLearned | Self::PpoTrue => &[0.5, 1.0, 2.0, 4.0],
-            Self::Preferred => &[25.0, 100.0, 400.0],
-            Self::BestOf => &[2.0, 4.0, 16.0, 64.0],
-        }
-    }
-}
+/// Remarks that each label ranks, and pairs of them.
+const RANKED: usize = 4;
+const PAIRS: usize = RANKED * (RANKED - 1) / 2;
 
 /// How much a study does.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -89,8 +30,11 @@ pub struct Effort {
     pub corpus: usize,
     /// Rankings of four.
     pub labels: usize,
-    /// Steps of fine-tuning, reward model and DPO.
+    /// Steps of fine-tuning on the corpus, of 64 remarks each.
     pub steps: u64,
+    /// Passes over the labels by the reward model and by DPO, on rankings or their pairs, 64 of them a step. Everybody sees
+    /// each label equally often, so pairs, of which there are six to a ranking, take six times as many steps.
+    pub epochs: u64,
     /// Steps of PPO, of 192 remarks each.
     pub ppo_steps: u64,
 }
@@ -101,8 +45,17 @@ impl Default for Effort {
             corpus: 3000,
             labels: 600,
             steps: 300,
+            epochs: 8,
             ppo_steps: 60,
         }
+    }
+}
+
+impl Effort {
+    /// The steps that see each of so many rows `epochs` times.
+    #[must_use]
+    pub fn steps_over(&self, rows: usize) -> u64 {
+        (self.epochs * rows as u64).div_ceil(BATCH as u64)
     }
 }
 
@@ -120,11 +73,17 @@ pub struct Point {
     /// What it earns and how far it is from the best.
     #[serde(flatten)]
     pub standing: Standing,
+    /// `KL(pi || pi*)` in nats, mean over the prompts, of a method whose setting is a price: `pi*` is the best policy at this
+    /// price by the true reward, which PPO is to find, and DPO, as its labels are drawn from the same reward.
+    pub from_optimum: Option<f64>,
 }
 
 /// A study failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StudyError {
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// A small model cannot be written.
     #[error(transparent)]
     Small(#[from] SmallModelError),
@@ -148,103 +107,51 @@ pub enum StudyError {
     Judge(#[from] JudgeError),
 }
 
-/// A world of one seed: a reference, labels, a reward model, and the most that can be earned.
+/// A world of one seed: a reference, labels, and the most that can be earned.
 #[derive(Debug)]
 pub struct Study {
-    place: Place,
-    effort: Effort,
+    workshop: Workshop,
     frontier: Frontier,
     reference: Vec<Vec<f64>>,
 }
 
-/// Where the files of a study are, and its seed.
-#[derive(Debug)]
-struct Place {
-    directory: PathBuf,
-    seed: u64,
-}
-
-impl Place {
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    fn tuning(&self, model: &str, data: &str, steps: u64, learning_rate: f64) -> TuningConfig {
-        TuningConfig {
-            seed: self.seed,
-            model: self.path(model).display().to_string(),
-            data: self.path(data).display().to_string(),
-            batch_size: Some(64),
-            max_steps: Some(steps),
-            learning_rate: Some(learning_rate),
-            warmup_steps: steps.min(5),
-            ..TuningConfig::default()
-        }
-    }
-
-    fn save<O: Objective>(&self, tuner: &mut Tuner<O>, name: &str) -> Result<(), StudyError> {
-        tuner.complete();
-        let saving = Saving {
-            precision: Precision::F32,
-            shard_bytes: SHARD_BYTES,
-            card: Card::default(),
-        };
-        Ok(tuner.model().replace(&self.path(name), &saving)?)
-    }
-}
-
 impl Study {
-    /// Makes the world in an empty directory: the reference is tuned to the corpus, remarks of its own are ranked, and a
-    /// reward model is trained on the rankings.
+    /// Makes the world in an empty directory: the reference is tuned to the corpus, and remarks of its own are ranked. Whoever
+    /// interrupts it, or a method later, waits for the step of training that it is in.
     ///
     /// # Errors
     ///
     /// [`StudyError`].
-    pub fn new(directory: &Path, seed: u64, effort: Effort) -> Result<Self, StudyError> {
-        let place = Place {
+    pub fn new(directory: &Path, seed: u64, effort: Effort, interrupt: &Interrupt) -> Result<Self, StudyError> {
+        let workshop = Workshop {
             directory: directory.to_owned(),
             seed,
+            effort,
+            interrupt: interrupt.clone(),
         };
-        let path = |name: &str| place.path(name);
+        let path = |name: &str| workshop.path(name);
         for name in ["untrained", "reference"] {
             std::fs::create_dir_all(path(name)).map_err(FileError::because("create", path(name)))?;
         }
-        write(&path("untrained"), &path("corpus.jsonl"), effort.corpus, seed)?;
-        let config = SftConfig {
-            tuning: place.tuning("untrained", "corpus.jsonl", effort.steps, 5e-3),
-            ..SftConfig::default()
-        };
-        let mut tuner = open(Completions::new(config))?;
-        run(&mut tuner)?;
-        place.save(&mut tuner, "reference")?;
-        let decoder = tuner.model().decoder.valid();
+        let corpus = path("corpus.jsonl");
+        write(&path("untrained"), &corpus, effort.corpus, seed)?;
+        let decoder = workshop.make_reference(&corpus)?;
         let reference = policy(&decoder);
         let frontier = frontier(&decoder)?;
 
         let labels = Labels {
             count: effort.labels,
-            responses: 4,
+            responses: RANKED,
             seed,
         };
         let (all, labels) = (all_remarks(), labels.draw(&reference));
-        write_rows(&path("rankings.jsonl"), labels.iter().map(|label| label.ranking(&all)))?;
-        write_rows(&path("pairs.jsonl"), labels.iter().flat_map(|label| label.pairs(&all)))?;
-        write_rows(&path("best.jsonl"), labels.iter().map(|label| label.best(&all)))?;
-        write_rows(
-            &path("prompts.jsonl"),
-            PROMPTS.iter().map(|prompt| json!({ "prompt": prompt })),
-        )?;
-        let config = RewardConfig {
-            tuning: place.tuning("reference", "rankings.jsonl", effort.steps, 2e-3),
-            ..RewardConfig::default()
-        };
-        let mut tuner = open(Rewards::new(config))?;
-        run(&mut tuner)?;
-        normalize(&mut tuner)?;
-        place.save(&mut tuner, "reward")?;
+        write_rows(&workshop.rankings(), labels.iter().map(|label| label.ranking(&all)))?;
+        write_rows(&workshop.pairs(), labels.iter().flat_map(|label| label.pairs(&all)))?;
+        write_rows(&workshop.best(), labels.iter().map(|label| label.best(&all)))?;
+        let prompts = PROMPTS.iter().map(|prompt| json!({ "prompt": prompt }));
+        write_rows(&workshop.prompts(), prompts)?;
         Ok(Self {
-            place,
-            effort,
+            workshop,
             frontier,
             reference,
         })
@@ -265,139 +172,81 @@ impl Study {
         Ok(self.frontier.standing(&self.reference)?)
     }
 
-    /// Makes the policy of a method and a setting, and measures it.
+    /// Makes the policy of a method and a setting, and measures it. The first with a learned reward has the reward model
+    /// trained.
     ///
     /// # Errors
     ///
     /// [`StudyError`].
     pub fn point(&self, method: Method, setting: f64) -> Result<Point, StudyError> {
-        let begun = std::time::Instant::now();
+        self.workshop.go_on()?;
         let (law, seconds) = if method == Method::BestOf {
-            let laws = PROMPTS.iter().zip(&self.reference);
-            let best = |(prompt, log_probs): (&&str, &Vec<f64>)| best_of(log_probs, &rewards(prompt), setting as u32);
-            (laws.map(best).collect(), 0.0)
+            (self.best_of(setting as u32), 0.0)
         } else {
+            if method == Method::PpoLearned {
+                self.workshop.make_reward_model()?;
+            }
+            let begun = Instant::now();
             let decoder = self.train(method, setting)?;
             let seconds = begun.elapsed().as_secs_f64();
             (policy(&decoder), seconds)
         };
+        let from_optimum = method.has_price().then(|| self.frontier.from_optimum(&law, setting));
         Ok(Point {
             method,
             setting,
-            seed: self.place.seed,
+            seed: self.workshop.seed,
             seconds,
             standing: self.frontier.standing(&law)?,
+            from_optimum: from_optimum.transpose()?,
         })
     }
 
+    fn best_of(&self, count: u32) -> Vec<Vec<f64>> {
+        let laws = PROMPTS.iter().zip(&self.reference);
+        laws.map(|(prompt, log_probs)| best_of(log_probs, &rewards(prompt), count))
+            .collect()
+    }
+
     fn train(&self, method: Method, setting: f64) -> Result<Decoder, StudyError> {
-        let steps = self.effort.steps;
+        let (workshop, labels) = (&self.workshop, self.workshop.effort.labels);
         match method {
-            Method::DpoRankings | Method::DpoPairs => {
-                let data = if method == Method::DpoPairs {
-                    "pairs.jsonl"
-                } else {
-                    "rankings.jsonl"
-                };
-                let config = DpoConfig {
-                    beta: setting,
-                    tuning: self.place.tuning("reference", data, steps, 2e-3),
-                    ..DpoConfig::default()
-                };
-                let mut tuner = open(Preferences::new(config, Environment::of_process()))?;
-                let reference = with_watch(|watch| reference(&tuner, None, &Environment::of_process(), watch))?;
-                let kept = self.place.path(&format!("{method:?}-{setting}"));
-                std::fs::create_dir_all(&kept).map_err(FileError::because("create", &kept))?;
-                dpo::prepare(&mut tuner, &reference, &kept, &mut Progress::silent())?;
-                run(&mut tuner)?;
-                Ok(tuner.model().decoder.valid())
-            }
-            Method::Preferred => {
-                let config = SftConfig {
-                    tuning: self.place.tuning("reference", "best.jsonl", setting as u64, 2e-3),
-                    ..SftConfig::default()
-                };
-                let mut tuner = open(Completions::new(config))?;
-                run(&mut tuner)?;
-                Ok(tuner.model().decoder.valid())
-            }
-            Method::PpoLearned | Method::PpoTrue => {
-                let config = PpoConfig {
-                    kl_coefficient: setting,
-                    missing_end_penalty: MISSING_END_PENALTY,
-                    samples: 16,
-                    max_new_tokens: LONGEST,
-                    rollout_batch: 192,
-                    show_every: 0,
-                    tuning: TuningConfig {
-                        batch_size: Some(12),
-                        ..self
-                            .place
-                            .tuning("reference", "prompts.jsonl", self.effort.ppo_steps, 3e-3)
-                    },
-                    ..PpoConfig::default()
-                };
-                let judge = if method == Method::PpoTrue {
-                    Judge::Function(Function::new(|prompt, remark| match prompt {
-                        Text::Plain(prompt) => reward(prompt, &remark.split_whitespace().collect::<Vec<_>>()),
-                        Text::Messages(_) => 0.0,
-                    }))
-                } else {
-                    let model = open_model(&self.place.path("reward"))?;
-                    Judge::Model(Box::new(RewardModel::new(model)?))
-                };
-                let mut tuner = open(Policy::new(config, judge))?;
-                let reference = with_watch(|watch| reference(&tuner, None, &Environment::of_process(), watch))?;
-                ppo::prepare(&mut tuner, reference, &self.place.directory, 0)?;
-                run(&mut tuner)?;
-                tuner.complete();
-                Ok(tuner.model().decoder.valid())
-            }
+            Method::DpoRankings => workshop.dpo(&workshop.rankings(), labels, setting),
+            Method::DpoPairs => workshop.dpo(&workshop.pairs(), labels * PAIRS, setting),
+            Method::PpoLearned => workshop.ppo(workshop.learned_reward()?, setting),
+            Method::PpoTrue => workshop.ppo(true_reward(), setting),
+            Method::Preferred => workshop.preferred(setting as u64),
             Method::BestOf => unreachable!("it is not trained"),
         }
     }
-}
-
-fn with_watch<T>(work: impl FnOnce(&mut Watch<'_>) -> T) -> T {
-    work(&mut Watch {
-        progress: &mut |_| {},
-        cancelled: &|| false,
-    })
-}
-
-fn open<O: Objective>(objective: O) -> Result<Tuner<O>, StudyError> {
-    Ok(with_watch(|watch| {
-        Tuner::new(objective, &Environment::of_process(), watch, &Device::flex())
-    })?)
-}
-
-fn open_model(path: &Path) -> Result<LanguageModel, ModelError> {
-    let name = path.display().to_string();
-    with_watch(|watch| LanguageModel::open(&name, &Environment::of_process(), watch, &Device::flex()))
-}
-
-fn run<O: Objective>(tuner: &mut Tuner<O>) -> Result<(), TuningError> {
-    for step in 0..tuner.steps() {
-        tuner.step(step)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SMALL: Effort = Effort {
+        corpus: 600,
+        labels: 150,
+        steps: 120,
+        epochs: 8,
+        ppo_steps: 15,
+    };
+
+    #[test]
+    fn every_label_is_seen_equally_often() {
+        let effort = Effort::default();
+        // 8 passes over 600 rankings, and over their 3,600 pairs, 64 at a time.
+        assert_eq!([600, 600 * PAIRS].map(|rows| effort.steps_over(rows)), [75, 450]);
+        // The last step may be more than is left, and goes on from the beginning.
+        assert_eq!(Effort { epochs: 1, ..effort }.steps_over(65), 2);
+    }
+
     /// A short study: the reference speaks the language, and every method goes where it should.
     #[test]
     fn every_method_earns_more_than_the_reference_and_no_more_than_the_best() {
         let directory = tempfile::tempdir().unwrap();
-        let effort = Effort {
-            corpus: 600,
-            labels: 150,
-            steps: 120,
-            ppo_steps: 15,
-        };
-        let study = Study::new(directory.path(), 1, effort).unwrap();
+        let study = Study::new(directory.path(), 1, SMALL, &Interrupt::new()).unwrap();
         let before = study.standing_of_reference().unwrap();
         assert!(before.kl.abs() < 1e-12);
         // It says remarks of the corpus: they have few forms, and each ends.
@@ -409,7 +258,10 @@ mod tests {
             .map(|(_, log_prob)| log_prob.exp())
             .sum();
         assert!(ended > 0.9, "{ended}");
+        let reward_model = directory.path().join("reward");
         for method in Method::ALL {
+            // Trained only when it is needed.
+            assert_eq!(reward_model.exists(), method > Method::PpoLearned);
             let setting = if method == Method::Preferred { 40.0 } else { 2.0 };
             let point = study.point(method, setting).unwrap();
             let Standing {
@@ -420,6 +272,33 @@ mod tests {
             } = point.standing;
             assert!(expected_reward > before.expected_reward + 0.1, "{method:?}: {point:?}");
             assert!(kl > 0.01 && gap > -1e-6, "{method:?}: {point:?}");
+            // Whatever has a price to aim at comes nearer to the best policy at this price than the reference is.
+            let reference = study.frontier.from_optimum(&study.reference, setting).unwrap();
+            assert_eq!(point.from_optimum.is_some(), method.has_price());
+            assert!(
+                point.from_optimum.is_none_or(|kl| kl > 0.0 && kl < reference),
+                "{method:?}: {point:?}, the reference {reference}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_asks_to_stop_is_heard() {
+        let directory = tempfile::tempdir().unwrap();
+        let interrupt = Interrupt::new();
+        let quick = Effort {
+            steps: 2,
+            labels: 8,
+            ..SMALL
+        };
+        let study = Study::new(directory.path(), 1, quick, &interrupt).unwrap();
+        interrupt.request();
+        let another = tempfile::tempdir().unwrap();
+        for error in [
+            study.point(Method::BestOf, 2.0).unwrap_err(),
+            Study::new(another.path(), 1, quick, &interrupt).unwrap_err(),
+        ] {
+            assert!(matches!(error, StudyError::Interrupted), "{error}");
         }
     }
 }
