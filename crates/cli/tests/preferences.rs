@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, strings};
-use support::{message, model, run};
+use support::{WORDS, message, model, model_of, run};
 
 mod support;
 
@@ -323,6 +323,185 @@ fn the_distance_from_the_reference_is_measured() {
     assert!(kl("still-lora", &["--learning-rate", "0", "--lora-rank", "2"]).abs() < 1e-4);
     assert!(kl("far", &["--learning-rate", "0.02"]) > 0.1);
     assert!(kl("far-lora", &["--learning-rate", "0.1", "--lora-rank", "2"]) > 0.1);
+}
+
+/// A reference reads the model's tokens, so they must be its own: as many, of the same meaning, with the same end.
+#[test]
+fn a_reference_of_another_vocabulary_is_refused() {
+    let place = Place::new();
+    let directories = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let more = [WORDS, &["bird"]].concat();
+    let mut permuted = WORDS.to_vec();
+    permuted.swap(3, 4);
+    let mut others = directories
+        .iter()
+        .zip([&more[..], &permuted, WORDS, WORDS])
+        .map(|(directory, words)| model_of(directory.path(), words));
+    let mut next = || others.next().unwrap();
+    let (larger, permuted, ended, fits) = (next(), next(), next(), next());
+    let settings = ended.join("tokenizer_config.json");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(
+        &settings,
+        text.replace("\"eos_token\":\"<end>\"", "\"eos_token\":\"hello\""),
+    )
+    .unwrap();
+    let prompts = place.file("prompts.jsonl", &[json!({ "prompt": "the cat" })]);
+    let lexicon = place.path("lexicon.txt");
+    fs::write(&lexicon, "sat\t1.0\n").unwrap();
+    let ppo = [
+        "--data",
+        &prompts,
+        "--reward-lexicon",
+        lexicon.to_str().unwrap(),
+        "--max-new-tokens",
+        "4",
+    ];
+    let scores = place.train("reward", "reward", &["--max-steps", "1"]).join("model");
+    for (command, more) in [("dpo", &[][..]), ("ppo", &ppo)] {
+        for (reference, expected) in [
+            (
+                &larger,
+                "has 21 tokens, but the model has 20; give a reference with the same tokenizer",
+            ),
+            (
+                &permuted,
+                "2 of the model's tokens are something else there, the first of them token 3, \"cat\" for the model and \
+                 \"dog\" for the reference; give a reference with the same tokenizer",
+            ),
+            (&ended, "ends an answer with \"hello\", but the model with \"<end>\""),
+            (&scores, "is a reward model"),
+        ] {
+            let reference = reference.to_str().unwrap();
+            let given = ["--max-steps", "2", "--reference", reference];
+            let output = run(&strings(&place.arguments(command, "refused", &[more, &given].concat())));
+            let words = message(&output);
+            assert_eq!(output.status.code(), Some(1), "{command}: {words}");
+            // The name of the reference is broken over lines as the terminal likes.
+            assert!(words.contains(expected), "{command}: {words}");
+            assert!(words.replace(' ', "").contains(reference), "{command}: {words}");
+            assert!(!place.path("refused").exists());
+        }
+        // Other weights under the same tokens are a reference.
+        let weights = fits.join("model.safetensors");
+        let mut content = bytes(&weights);
+        let end = content.len();
+        content[end - 4..].copy_from_slice(&0.25_f32.to_le_bytes());
+        fs::write(&weights, content).unwrap();
+        let given = ["--max-steps", "2", "--reference", fits.to_str().unwrap()];
+        let other = place.train(command, &format!("{command}-other"), &[more, &given].concat());
+        assert_eq!(metrics(&other).len(), 2);
+    }
+}
+
+/// Rewards are normalised over given responses, whatever they were learned from.
+#[test]
+fn the_mean_over_given_responses_is_0() {
+    let place = Place::new();
+    let conversation = json!([
+        { "role": "user", "content": "hello" },
+        { "role": "assistant", "content": "the dog slept on a mat" },
+    ]);
+    let mut rows = vec![
+        json!({ "prompt": "it then", "completion": " ran on" }),
+        json!({ "messages": conversation }),
+        json!({ "prompt": "the tree", "responses": [" sat", " slept", ""] }),
+        pair("a cat", " and a dog", " ran"),
+        json!({ "prompt": "the mat", "completions": [{ "rank": 1, "completion": " slept" },
+                                                     { "rank": 1, "completion": " sat under a tree" }] }),
+    ];
+    let fitting = place.file("fitting.jsonl", &rows);
+    rows.push(json!({ "prompt": "the cat", "completion": " the cat".repeat(12) }));
+    let answers = place.file("answers.jsonl", &rows);
+    let rewards = |run_directory: &std::path::Path| -> Vec<f64> {
+        let model = run_directory.join("model");
+        let arguments = [
+            "-q",
+            "--format",
+            "json",
+            "score",
+            "--model",
+            model.to_str().unwrap(),
+            "--data",
+            &fitting,
+        ];
+        let text = good(&arguments.map(str::to_owned));
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .flat_map(|line| line["responses"].as_array().unwrap().clone())
+            .map(|response| response["reward"].as_f64().unwrap())
+            .collect()
+    };
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let variance = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
+    let settings = ["--max-steps", "4", "--max-length", "20"];
+    let given = [&settings[..], &["--normalize-data", &answers]].concat();
+    let arguments = place.arguments("reward", "given", &given);
+    let loud: Vec<&str> = strings(&arguments)
+        .into_iter()
+        .filter(|argument| *argument != "-q")
+        .collect();
+    let output = run(&loud);
+    let words = message(&output);
+    assert!(output.status.success(), "{words}");
+    for expected in [
+        "rewards are normalised over its 9 responses to 5 prompts",
+        "1 of 6 examples were left out: longer than 20 tokens",
+    ] {
+        assert!(words.contains(expected), "no {expected:?} in {words}");
+    }
+    let found = rewards(&place.path("given"));
+    assert_eq!(found.len(), 9);
+    assert!(mean(&found).abs() < 1e-4, "{found:?}");
+    assert!((variance(&found) - 1.0).abs() > 1e-3, "{found:?}");
+    // A run that goes on keeps them, and may give other ones.
+    let out = place.path("given");
+    let resume = |more: &[&str]| {
+        let resume = ["-q", "reward", "--resume", "--out", out.to_str().unwrap()];
+        let resume = [&resume[..], more].concat();
+        good(&resume.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        rewards(&out)
+    };
+    let later = resume(&["--max-steps", "6"]);
+    assert!(later != found && mean(&later).abs() < 1e-4, "{later:?}");
+    let scaled = resume(&["--normalize", "variance"]);
+    assert!(
+        mean(&scaled).abs() < 1e-4 && (variance(&scaled) - 1.0).abs() < 1e-4,
+        "{scaled:?}"
+    );
+    let own = resume(&[
+        "--normalize",
+        "mean",
+        "--normalize-data",
+        &place.data.display().to_string(),
+    ]);
+    let by_data = rewards(&place.train("reward", "by-data", &["--max-steps", "6", "--max-length", "20"]));
+    assert!(
+        mean(&own).abs() > 1e-3 && mean(&by_data).abs() > 1e-3,
+        "{own:?} {by_data:?}"
+    );
+    // What cannot be read is known before training.
+    let texts = place.file("texts.jsonl", &[json!({ "prompt": "the cat", "text": " ran" })]);
+    let long = place.file("long.jsonl", &rows[5..]);
+    for (more, expected) in [
+        (&["--normalize-data", "nowhere.jsonl"][..], "nowhere.jsonl"),
+        (&["--normalize-data", &texts], "rename \"text\" to \"completion\""),
+        (&["--normalize-data", &long], "all 1 examples were left out"),
+        (
+            &["--normalize-data", &answers, "--normalize", "nothing"],
+            "normalize-data has no effect with normalize nothing",
+        ),
+    ] {
+        let output = run(&strings(&place.arguments(
+            "reward",
+            "refused",
+            &[&settings[..], more].concat(),
+        )));
+        let words = message(&output);
+        assert_eq!(output.status.code(), Some(1), "{more:?}: {words}");
+        assert!(words.contains(expected), "{more:?}: {words}");
+        assert!(!place.path("refused").exists());
+    }
 }
 
 /// The reward is read at the end token, and its mean over the data is 0.

@@ -111,9 +111,23 @@ fn parts(row: &Row) -> Result<Parts<'_>, TextError> {
     }
 }
 
+impl Sample for Ranked {
+    fn tokens(&self) -> usize {
+        self.prompt.len() + self.learned()
+    }
+
+    fn learned(&self) -> usize {
+        self.responses.iter().map(Vec::len).sum()
+    }
+
+    fn ids(&self) -> impl Iterator<Item = u32> {
+        self.prompt.iter().chain(self.responses.iter().flatten()).copied()
+    }
+}
+
 impl Sample for Comparison {
     fn tokens(&self) -> usize {
-        self.ranked.prompt.len() + self.ranked.responses.iter().map(Vec::len).sum::<usize>()
+        self.ranked.tokens()
     }
 
     fn learned(&self) -> usize {
@@ -123,8 +137,7 @@ impl Sample for Comparison {
     }
 
     fn ids(&self) -> impl Iterator<Item = u32> {
-        let responses = self.ranked.responses.iter().flatten();
-        self.ranked.prompt.iter().chain(responses).copied()
+        self.ranked.ids()
     }
 }
 

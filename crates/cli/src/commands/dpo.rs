@@ -4,12 +4,10 @@ use ::train::run::Run;
 use miette::IntoDiagnostic as _;
 use nn::hub::Environment;
 use preference::dpo::{Dpo, DpoConfig, Preferences, prepare};
-use preference::tuning::reference;
 use serde::Serialize;
 
-use super::language::with_watch;
 use super::training::{RunArguments, progress};
-use super::tuning::{TuningArguments, Words, begin, settings, tune};
+use super::tuning::{TuningArguments, Words, begin, open_reference, settings, tune};
 use crate::output::Context;
 
 const EXAMPLES: &str = "\
@@ -92,13 +90,8 @@ const WORDS: Words = Words {
 /// Runs the command.
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let config: DpoConfig = settings(&arguments.run, arguments, &WORDS, context)?;
-    let environment = Environment::of_process();
-    let training = begin(Preferences::new(config, environment.clone()), context)?;
-    let name = training.config().reference.clone();
-    let reference = with_watch(context, |watch| {
-        reference(&training, name.as_deref(), &environment, watch)
-    });
-    let reference = reference.into_diagnostic()?;
+    let training = begin(Preferences::new(config, Environment::of_process()), context)?;
+    let reference = open_reference(&training, training.config().reference.as_deref(), context)?;
     let prepare = |dpo: &mut Dpo, run: &Run| {
         let mut progress = progress(context).counting("reference example");
         let prepared = prepare(dpo, &reference, run.directory(), &mut progress).into_diagnostic()?;

@@ -8,12 +8,11 @@ use nn::hub::Environment;
 use preference::judge::{Judge, Lexicon, Program, RewardModel};
 use preference::model::LanguageModel;
 use preference::ppo::{Policy, Ppo, PpoConfig, prepare};
-use preference::tuning::reference;
 use serde::Serialize;
 
 use super::language::with_watch;
 use super::training::RunArguments;
-use super::tuning::{TuningArguments, Words, begin, settings, tune};
+use super::tuning::{TuningArguments, Words, begin, open_reference, settings, tune};
 use crate::output::Context;
 
 const EXAMPLES: &str = "\
@@ -156,12 +155,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let config: PpoConfig = settings(&arguments.run, arguments, &WORDS, context)?;
     let judge = open_judge(&config, context)?;
     let training = begin(Policy::new(config, judge), context)?;
-    let environment = Environment::of_process();
-    let name = training.config().reference.clone();
-    let reference = with_watch(context, |watch| {
-        reference(&training, name.as_deref(), &environment, watch)
-    });
-    let reference = reference.into_diagnostic()?;
+    let reference = open_reference(&training, training.config().reference.as_deref(), context)?;
     let prepare = |ppo: &mut Ppo, run: &Run| {
         let done = run.checkpoints().latest().into_diagnostic()?;
         let done = done.map_or(0, |checkpoint| checkpoint.step());

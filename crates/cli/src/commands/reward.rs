@@ -1,7 +1,8 @@
 //! `posterior reward`.
 
+use ::train::run::Run;
 use miette::IntoDiagnostic as _;
-use preference::reward::{RewardConfig, Rewards, normalize};
+use preference::reward::{Responses, RewardConfig, RewardTraining, Rewards, normalize, normalize_over};
 use serde::Serialize;
 
 use super::training::RunArguments;
@@ -15,14 +16,16 @@ Examples:
   The rewards of given responses:
       posterior score --model runs/reward/model --data responses.jsonl
   From rankings, with low-rank adapters, and rewards of variance 1:
-      posterior reward --model models/smollm2 --data rankings.jsonl --lora-rank 16 --normalize variance --out runs/ranks";
+      posterior reward --model models/smollm2 --data rankings.jsonl --lora-rank 16 --normalize variance --out runs/ranks
+  Rewards of mean 0 over what a policy answers:
+      posterior reward --model models/smollm2 --data prefs.jsonl --normalize-data answers.jsonl --out runs/reward";
 
 /// Train a reward model from preferences.
 ///
 /// The model's head gives way to one number, read at the last token of a response, its end token. Pairs have the
 /// likelihood of Bradley and Terry, rankings that of Plackett and Luce. After training the rewards are shifted to mean 0
-/// over the responses of the data; the shift is in reward.json beside the weights, which transformers opens as a model for
-/// sequence classification.
+/// over the responses of the data, or of --normalize-data; the shift is in reward.json beside the weights, which
+/// transformers opens as a model for sequence classification.
 #[derive(Debug, clap::Args, Serialize)]
 #[command(after_help = EXAMPLES)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +47,10 @@ pub struct Arguments {
     /// [default: mean].
     #[arg(long, value_name = "HOW", help_heading = "Preferences")]
     normalize: Option<String>,
+    /// Responses over which that is, in place of those of the data: the answers of the policy that the rewards are for. Rows
+    /// have prompt with completion or responses, or messages; pairs and rankings are taken, too.
+    #[arg(long, value_name = "FILE", help_heading = "Preferences")]
+    normalize_data: Option<String>,
 
     #[command(flatten)]
     #[serde(flatten)]
@@ -54,7 +61,7 @@ const WORDS: Words = Words {
     command: "reward",
     method: "the likelihood of comparisons",
     next: "posterior score --data FILE",
-    may_change: &["normalize"],
+    may_change: &["normalize", "normalize-data"],
     shown: &["accuracy", "margin"],
 };
 
@@ -62,6 +69,22 @@ const WORDS: Words = Words {
 pub fn run(arguments: &Arguments, context: &Context) -> miette::Result<()> {
     let config: RewardConfig = settings(&arguments.run, arguments, &WORDS, context)?;
     let training = begin(Rewards::new(config), context)?;
-    let complete = |training: &mut _| normalize(training).into_diagnostic();
-    tune(&arguments.run, training, &WORDS, |_, _| Ok(()), complete, context)
+    // Read before training, so that what is wrong with them is known now.
+    let path = training.config().normalize_data.as_deref();
+    let responses = path.map(|path| Responses::open(&training, path)).transpose();
+    let responses = responses.into_diagnostic()?;
+    let prepare = |_: &mut RewardTraining, _: &Run| {
+        for note in responses.iter().flat_map(Responses::notes) {
+            context.say(note);
+        }
+        Ok(())
+    };
+    let complete = |training: &mut RewardTraining| match &responses {
+        Some(responses) => {
+            normalize_over(training, responses);
+            Ok(())
+        }
+        None => normalize(training).into_diagnostic(),
+    };
+    tune(&arguments.run, training, &WORDS, prepare, complete, context)
 }

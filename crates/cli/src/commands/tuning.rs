@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use ::train::run::Run;
 use ::train::trainer::{Best, Outcome, Settings};
 use miette::IntoDiagnostic as _;
+use nn::decoder::Decoder;
 use nn::hub::Environment;
 use nn::weights::SHARD_BYTES;
 use preference::save::{Card, Saving};
 use preference::tuning::config::{MAY_CHANGE, TrainerConfig};
-use preference::tuning::{Objective, Tuner};
+use preference::tuning::{Objective, Tuner, reference};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -200,6 +201,16 @@ pub fn begin<O: Objective>(objective: O, context: &Context) -> miette::Result<Tu
         Tuner::new(objective, &environment, watch, &context.device)
     });
     begun.into_diagnostic()
+}
+
+/// Opens what the tuned model stays close to: the model of this name, or the weights that training starts from.
+pub fn open_reference<O: Objective>(
+    training: &Tuner<O>,
+    name: Option<&str>,
+    context: &Context,
+) -> miette::Result<Decoder> {
+    let environment = Environment::of_process();
+    with_watch(context, |watch| reference(training, name, &environment, watch)).into_diagnostic()
 }
 
 /// Makes the run, prepares it, trains to the end, or until it is interrupted, completes the model and writes it.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub mod training;
 
 /// What the tokenizer knows; ids count from 0.
-const WORDS: &[&str] = &[
+pub const WORDS: &[&str] = &[
     "<unk>",
     "<end>",
     "the",
@@ -35,9 +35,14 @@ const WORDS: &[&str] = &[
 
 /// A directory with a small Llama of random weights and a tokenizer of whole words.
 pub fn model(directory: &Path) -> PathBuf {
+    model_of(directory, WORDS)
+}
+
+/// The same of these words; the second ends a text.
+pub fn model_of(directory: &Path, words: &[&str]) -> PathBuf {
     let out = directory.join("model");
     fs::create_dir(&out).unwrap();
-    let (vocabulary, width, inner, layers) = (WORDS.len(), 16, 24, 2);
+    let (vocabulary, width, inner, layers) = (words.len(), 16, 24, 2);
     let config = json!({
         "model_type": "llama", "vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": inner, "max_position_embeddings": 128,
@@ -82,14 +87,14 @@ pub fn model(directory: &Path) -> PathBuf {
     bytes.extend(header.bytes());
     bytes.extend(data);
     fs::write(out.join("model.safetensors"), bytes).unwrap();
-    let vocabulary: serde_json::Map<String, Value> = WORDS
+    let vocabulary: serde_json::Map<String, Value> = words
         .iter()
         .enumerate()
         .map(|(id, word)| ((*word).to_owned(), json!(id)))
         .collect();
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
-        "added_tokens": [{ "id": 1, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+        "added_tokens": [{ "id": 1, "content": words[1], "single_word": false, "lstrip": false, "rstrip": false,
                            "normalized": false, "special": true }],
         "pre_tokenizer": { "type": "WhitespaceSplit" },
         "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
@@ -98,7 +103,7 @@ pub fn model(directory: &Path) -> PathBuf {
     let template = "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} <end> {% endfor %}\
                     {% if add_generation_prompt %}assistant : {% endif %}";
     let settings = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "unk_token": "<unk>",
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": words[1], "unk_token": "<unk>",
         "clean_up_tokenization_spaces": false, "chat_template": template,
     });
     fs::write(out.join("tokenizer_config.json"), settings.to_string()).unwrap();

@@ -186,7 +186,11 @@ impl<'a> Block<'a> {
         let together = if self.group == PAIRED { 2 } else { 1 };
         let mut panel = panels.start;
         while panel < panels.end {
-            let count = if panel < in_place { 1 } else { together.min(panels.end - panel) };
+            let count = if panel < in_place {
+                1
+            } else {
+                together.min(panels.end - panel)
+            };
             let columns = panel * LANES..self.right.columns().min((panel + count) * LANES);
             // SAFETY: no other task has these rows and columns.
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one matrix")]

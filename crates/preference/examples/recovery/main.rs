@@ -1,7 +1,8 @@
 //! How much is learned of a known reward from how many labels: pairs against rankings of four, policies and reward models.
 //!
 //! ```sh
-//! cargo run --release --example recovery -- recovery.svg
+//! cargo build --release --workspace --example recovery
+//! target/release/examples/recovery recovery.svg
 //! ```
 
 #![expect(clippy::print_stdout, reason = "the table is what it is for")]

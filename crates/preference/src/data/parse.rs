@@ -35,7 +35,7 @@ pub(super) fn reads(kind: Kind, key: &str) -> bool {
             Kind::LanguageModelling => modelling,
             Kind::Preference => preference,
             Kind::Prompts => ["prompt", "chosen", "rejected"].contains(&key),
-            Kind::Score => preference || key == "responses" || key == "completion",
+            Kind::Score => preference || ["responses", "completion", "messages", "conversations"].contains(&key),
             Kind::Any => modelling || preference || key == "responses",
         }
 }
@@ -76,7 +76,7 @@ impl Kind {
             Self::LanguageModelling => &[Text, Messages, Conversations, Completion],
             Self::Preference => &[Pair, Ranking],
             Self::Prompts => &[],
-            Self::Score => &[Responses, Pair, Ranking, Completion],
+            Self::Score => &[Responses, Pair, Ranking, Completion, Messages, Conversations],
             Self::Any => &[Text, Messages, Conversations, Completion, Pair, Ranking, Responses],
         }
     }
@@ -92,7 +92,7 @@ impl Kind {
                  of {\"rank\": 1, \"completion\": ...}"
             }
             Self::Prompts => "prompts (ppo, generate) need \"prompt\"",
-            Self::Score => "scoring needs \"prompt\" with \"responses\", a pair, or a ranking",
+            Self::Score => "scoring needs \"prompt\" with \"responses\", a pair, a ranking, or \"messages\"",
             Self::Any => "a row needs \"text\", \"messages\", \"prompt\", or \"chosen\" and \"rejected\"",
         }
     }
@@ -162,6 +162,9 @@ impl Parts<'_> {
             // Published preference data often have the chosen conversation once more as `messages`.
             found.retain(|shape| !matches!(shape, Shape::Messages | Shape::Text | Shape::Completion));
         }
+        if self.kind == Kind::Score && found.len() > 1 {
+            found.retain(|shape| !matches!(shape, Shape::Messages | Shape::Conversations));
+        }
         match found[..] {
             [shape] => Ok(shape),
             [] => {
@@ -195,6 +198,9 @@ impl Parts<'_> {
             Kind::LanguageModelling if named("chosen") => {
                 "this looks like data for dpo or reward; for sft rename \"chosen\" to \"completion\" (with a prompt) or \
                  \"messages\""
+            }
+            Kind::Score if named("text") && named("prompt") => {
+                "rename \"text\" to \"completion\" if it is the response"
             }
             Kind::Prompts if named("messages") => "rename \"messages\" to \"prompt\" if they end before the answer",
             _ => "rename the keys, or remove the row",
@@ -298,7 +304,20 @@ impl Parts<'_> {
         };
         let mut conversation = Conversation::new(message::messages(self.place, key, values)?);
         message::add_context(self.place, &mut self.keys, &mut conversation)?;
-        Ok(Row::Conversation(conversation))
+        if self.kind != Kind::Score {
+            return Ok(Row::Conversation(conversation));
+        }
+        match conversation.messages.pop() {
+            Some(answer) if answer.role() == "assistant" && !conversation.messages.is_empty() => Ok(Row::Responses {
+                prompt: Text::Messages(conversation),
+                responses: vec![Text::Messages(Conversation::new(vec![answer]))],
+            }),
+            _ => Err(self.place.key(
+                key,
+                "no answer of the assistant at the end, after other messages",
+                "complete the conversation, or remove the row",
+            )),
+        }
     }
 
     /// A pair's three texts, the prompt explicit or implicit.

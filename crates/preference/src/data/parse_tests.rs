@@ -179,7 +179,7 @@ fn prompts_come_alone_or_from_pairs() {
 }
 
 #[test]
-fn responses_to_be_scored_come_in_four_forms() {
+fn responses_to_be_scored_come_in_five_forms() {
     let expected = Row::Responses {
         prompt: plain("p"),
         responses: vec![plain("a"), plain("b")],
@@ -199,6 +199,19 @@ fn responses_to_be_scored_come_in_four_forms() {
             responses: vec![plain("a")]
         }
     );
+    let whole = json!([user("p")[0], assistant("a")[0]]);
+    for value in [json!({"messages": whole}), json!({"conversations": whole})] {
+        assert_eq!(
+            row(Kind::Score, value),
+            Row::Responses {
+                prompt: Text::Messages(conversation("user", "p")),
+                responses: vec![Text::Messages(conversation("assistant", "a"))]
+            }
+        );
+    }
+    // Published preference data often have the chosen conversation once more as `messages`.
+    let value = json!({"prompt": "p", "chosen": "a", "rejected": "b", "messages": whole});
+    assert_eq!(row(Kind::Score, value), expected);
 }
 
 #[test]
@@ -382,6 +395,21 @@ fn faults_name_the_key_and_the_remedy() {
             "rename \"messages\" to \"prompt\"",
         ),
         (Score, json!({"prompt": "x"}), "scoring needs"),
+        (
+            Score,
+            json!({"prompt": "x", "text": "y"}),
+            "rename \"text\" to \"completion\"",
+        ),
+        (
+            Score,
+            json!({"messages": user("x")}),
+            "\"messages\": no answer of the assistant at the end",
+        ),
+        (
+            Score,
+            json!({"messages": assistant("x")}),
+            "\"messages\": no answer of the assistant at the end",
+        ),
         (
             Score,
             json!({"prompt": "x", "responses": []}),

@@ -14,7 +14,7 @@ pub enum Kind {
     Preference,
     /// Generation and PPO: `prompt`, or what a pair has in common.
     Prompts,
-    /// Scoring of given responses: `responses`, pairs, rankings, or one `completion`.
+    /// Scoring of given responses: `responses`, pairs, rankings, one `completion`, or the last answer of `messages`.
     Score,
     /// Whatever is there, for a look at a file.
     Any,

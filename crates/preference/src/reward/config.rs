@@ -16,6 +16,8 @@ pub struct RewardConfig {
     pub center: f64,
     /// What becomes of the scores after training.
     pub normalize: Normalize,
+    /// A file of responses over which that is, those of the reference policy; absent for those of the training data.
+    pub normalize_data: Option<String>,
     /// What it shares with other trainers.
     #[serde(flatten)]
     pub tuning: TuningConfig,
@@ -25,7 +27,7 @@ pub struct RewardConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalize {
-    /// Their mean over the responses of the training data becomes 0.
+    /// Their mean over the responses becomes 0.
     #[default]
     Mean,
     /// And their variance 1.
@@ -67,6 +69,36 @@ impl TrainerConfig for RewardConfig {
         if self.places == Some(0) {
             return value("places", 0.0, "at least 1 is learned");
         }
+        if self.normalize == Normalize::Nothing && self.normalize_data.is_some() {
+            return Err(ConfigError::NoEffect {
+                key: "normalize-data",
+                circumstance: "with normalize nothing",
+            });
+        }
         self.tuning.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_make_no_run_are_named() {
+        for (toml, expected) in [
+            ("label-smoothing = 0.5", "label-smoothing is 0.5"),
+            ("center = -1.0", "center is -1"),
+            ("places = 0", "places is 0"),
+            (
+                "normalize = 'nothing'\nnormalize-data = 'f'",
+                "normalize-data has no effect with normalize nothing",
+            ),
+        ] {
+            let config: RewardConfig = toml::from_str(&format!("model = 'm'\ndata = 'd'\n{toml}")).unwrap();
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(expected), "{toml}: {error}");
+        }
+        let config: RewardConfig = toml::from_str("model = 'm'\ndata = 'd'\nnormalize-data = 'f'").unwrap();
+        assert_eq!(config.check(), Ok(()));
     }
 }

@@ -4,6 +4,7 @@ use burn::module::Module as _;
 use serde::{Deserialize, Serialize};
 
 use super::config::Normalize;
+use super::responses::Responses;
 use super::rewards::{RewardTraining, scores_of};
 use crate::tuning::TuningError;
 use crate::tuning::objective::Split;
@@ -62,22 +63,31 @@ impl Normalization {
 ///
 /// [`TuningError`] for data that changed under the run.
 pub fn normalize(training: &mut RewardTraining) -> Result<(), TuningError> {
-    let wanted = training.config().normalize;
-    let normalization = if wanted == Normalize::Nothing {
-        Normalization::default()
-    } else {
+    let mut scores = Vec::new();
+    if training.config().normalize != Normalize::Nothing {
         let decoder = training.model().decoder.valid();
         let numbers: Vec<usize> = (0..training.examples().len().min(MOST)).collect();
-        let mut scores = Vec::new();
         for batch in training.batches(Split::Training, &numbers) {
             let batch = batch?;
             let prompts = batch.examples.iter().map(|(_, comparison)| &comparison.ranked);
             scores.extend(scores_of(&decoder, prompts));
         }
-        Normalization::of(&scores, wanted == Normalize::Variance)
-    };
-    training.model_mut().reward = normalization;
+    }
+    settle(training, &scores);
     Ok(())
+}
+
+/// The same over all of these responses.
+pub fn normalize_over(training: &mut RewardTraining, responses: &Responses) {
+    let scores = responses.scores(&training.model().decoder.valid());
+    settle(training, &scores);
+}
+
+fn settle(training: &mut RewardTraining, scores: &[f64]) {
+    training.model_mut().reward = match training.config().normalize {
+        Normalize::Nothing => Normalization::default(),
+        wanted => Normalization::of(scores, wanted == Normalize::Variance),
+    };
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ mod truncate;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
-pub(crate) use testing::chatml as test_tokenizer;
+pub(crate) use testing::{chatml as test_tokenizer, ending as test_tokenizer_ending};
 
 pub use chat::{Divergence, Encoder, Trained};
 pub use clock::Moment;
@@ -36,5 +36,5 @@ pub use example::{Example, Ranked, Trace};
 pub use special::{SpecialToken, SpecialTokens};
 pub use stream::DecodeStream;
 pub use template::{ChatTemplate, Conversation, Rendered};
-pub use tokenizer::{Parts, Tokenizer};
+pub use tokenizer::{Conflict, Parts, Tokenizer};
 pub use truncate::{Keep, Outcome, truncate_example, truncate_trace};

@@ -105,6 +105,18 @@ pub(crate) fn chatml() -> Tokenizer {
     .unwrap()
 }
 
+/// The byte-level tokenizer, with this one token at the end of a text.
+pub(crate) fn ending(end: &str) -> Tokenizer {
+    Tokenizer::from_parts(Parts {
+        tokenizer: byte_level(),
+        special: special(&[("eos_token", end)]),
+        end_ids: Vec::new(),
+        chat_template: None,
+        origin: "test".to_owned(),
+    })
+    .unwrap()
+}
+
 /// The SentencePiece-like tokenizer; `</s>` ends a text.
 pub(super) fn llama() -> Tokenizer {
     Tokenizer::from_parts(Parts {

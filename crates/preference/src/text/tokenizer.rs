@@ -41,6 +41,17 @@ pub struct Parts {
     pub origin: String,
 }
 
+/// A token that is something else in another tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Its id.
+    pub id: u32,
+    /// What it is.
+    pub own: String,
+    /// What it is there; absent where it is a token of another id.
+    pub there: Option<String>,
+}
+
 /// A tokenizer, its special tokens and its chat templates.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -251,6 +262,23 @@ impl Tokenizer {
         let own = self.inner.get_vocab(true);
         let others = other.inner.get_vocab(true);
         others.iter().all(|(token, id)| own.get(token) == Some(id))
+    }
+
+    /// The tokens that are something else in another tokenizer, in the order of their ids. A token that only one of the
+    /// two knows is none of them.
+    #[must_use]
+    pub fn conflicts(&self, other: &Self) -> Vec<Conflict> {
+        let conflict = |(own, id): (String, u32)| {
+            let there = other.token(id);
+            let conflicts = match &there {
+                Some(there) => *there != own,
+                None => other.id(&own).is_some(),
+            };
+            conflicts.then_some(Conflict { id, own, there })
+        };
+        let mut conflicts: Vec<Conflict> = self.inner.get_vocab(true).into_iter().filter_map(conflict).collect();
+        conflicts.sort_unstable_by_key(|conflict| conflict.id);
+        conflicts
     }
 
     /// The largest id of any token. A model's embedding must have more rows than this.

@@ -229,6 +229,50 @@ fn each_fault_names_the_file() {
 }
 
 #[test]
+fn tokens_that_are_something_else_elsewhere_are_found() {
+    let with = |change: &dyn Fn(&mut Json)| {
+        let mut json = byte_level();
+        change(&mut json);
+        let directory = directory(&[]);
+        fs::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::from_directory(directory.path()).unwrap()
+    };
+    let own = with(&|_| {});
+    assert_eq!(own.conflicts(&own), []);
+    let conflict = |id, own: &str, there: Option<&str>| Conflict {
+        id,
+        own: own.to_owned(),
+        there: there.map(str::to_owned),
+    };
+    let swapped = with(&|json| {
+        json["model"]["vocab"]["A"] = json!(66);
+        json["model"]["vocab"]["B"] = json!(65);
+    });
+    let expected = [conflict(65, "A", Some("B")), conflict(66, "B", Some("A"))];
+    assert_eq!(own.conflicts(&swapped), expected);
+    // A token more is none, a token elsewhere is one.
+    let more = with(&|json| {
+        let mut added = json["added_tokens"][0].clone();
+        added["id"] = json!(263);
+        added["content"] = json!("<|more|>");
+        json["added_tokens"].as_array_mut().unwrap().push(added);
+    });
+    assert_eq!((own.conflicts(&more), more.conflicts(&own)), (vec![], vec![]));
+    let elsewhere = with(&|json| {
+        json["added_tokens"][2]["content"] = json!("<|more|>");
+        let mut added = json["added_tokens"][0].clone();
+        added["id"] = json!(263);
+        added["content"] = json!("<|im_end|>");
+        json["added_tokens"].as_array_mut().unwrap().push(added);
+    });
+    assert_eq!(
+        own.conflicts(&elsewhere),
+        [conflict(262, "<|im_end|>", Some("<|more|>"))]
+    );
+    assert_eq!(more.conflicts(&elsewhere).len(), 2);
+}
+
+#[test]
 fn truncation_and_padding_of_the_file_do_not_apply() {
     let mut json = byte_level();
     json["truncation"] = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});

@@ -151,6 +151,44 @@ pub enum TuningError {
         /// The reference's.
         others: usize,
     },
+    /// A reference that reads other tokens.
+    #[error(
+        "the reference {reference} has another vocabulary: {count} of the model's tokens are something else there, the first \
+         of them token {id}, {own:?} for the model and {} for the reference; give a reference with the same tokenizer",
+        there.as_ref().map_or("nothing".to_owned(), |there| format!("{there:?}"))
+    )]
+    ReferenceToken {
+        /// The reference.
+        reference: String,
+        /// Tokens that are something else.
+        count: usize,
+        /// The first of them.
+        id: u32,
+        /// What it is for the model.
+        own: String,
+        /// And for the reference.
+        there: Option<String>,
+    },
+    /// A reference that ends its answers otherwise.
+    #[error(
+        "the reference {reference} ends an answer with {others:?}, but the model with {own:?}, so that no answer of the \
+         model's would ever end for it; give a reference that ends answers alike, or make both eos_token the same in \
+         tokenizer_config.json"
+    )]
+    ReferenceEnd {
+        /// The reference.
+        reference: String,
+        /// The model's end token.
+        own: String,
+        /// The reference's.
+        others: String,
+    },
+    /// A reference that has no head for tokens.
+    #[error("the reference {reference} is a reward model, which scores texts and writes none; give a language model")]
+    ReferenceScores {
+        /// The reference.
+        reference: String,
+    },
     /// The reference is broken.
     #[error(
         "the reference gives a response of example {} a log-probability that is no number; its weights are damaged", example + 1

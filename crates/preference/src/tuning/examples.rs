@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::config::TrainerConfig as _;
 use super::error::TuningError;
 use super::objective::Objective;
-use crate::data::Dataset;
+use crate::data::{Dataset, Row};
 use crate::encode::RowEncoder;
-use crate::text::{Keep, Outcome, Tokenizer};
+use crate::text::{Keep, Outcome, TextError, Tokenizer};
 
 /// Rows that are encoded side by side.
 const ROWS: usize = 1024;
@@ -105,7 +105,8 @@ impl Counts {
         notes
     }
 
-    fn add<E: Sample>(&mut self, made: &Made<E>) {
+    /// Counts what became of a row.
+    pub(crate) fn add<E: Sample>(&mut self, made: &Made<E>) {
         match made {
             Made::Example(example, outcome) => {
                 if let Outcome::Cut { prompt, response } = outcome {
@@ -157,20 +158,31 @@ pub struct Rule<'a, O> {
 impl<O: Objective> Rule<'_, O> {
     /// The example of a row.
     fn example(&self, encoder: &RowEncoder<'_>, data: &Dataset, row: usize) -> Result<Made<O::Example>, TuningError> {
+        self.made(data, row, |row, room| self.objective.encode(encoder, row, room))
+    }
+
+    /// What `encode` makes of a row, of tokens that the model has.
+    ///
+    /// # Errors
+    ///
+    /// [`TuningError`] for a row that cannot be read or encoded; it names the row.
+    pub(crate) fn made<E: Sample>(
+        &self,
+        data: &Dataset,
+        row: usize,
+        encode: impl FnOnce(&Row, Room) -> Result<Made<E>, TextError>,
+    ) -> Result<Made<E>, TuningError> {
         let tuning = self.objective.config().tuning();
         let room = Room {
             length: tuning.max_length,
             keep: tuning.truncation.unwrap_or(O::Config::DEFAULTS.truncation).keep(),
             begin: self.tokenizer.special_id("bos_token"),
         };
-        let made = self
-            .objective
-            .encode(encoder, &*data.get(row)?, room)
-            .map_err(|error| TuningError::Row {
-                origin: data.origin().to_owned(),
-                row: data.number_in_files(row),
-                error,
-            })?;
+        let made = encode(&*data.get(row)?, room).map_err(|error| TuningError::Row {
+            origin: data.origin().to_owned(),
+            row: data.number_in_files(row),
+            error,
+        })?;
         if let Made::Example(example, _) = &made
             && let Some(token) = example.ids().find(|id| *id as usize >= self.vocabulary)
         {
@@ -184,7 +196,12 @@ impl<O: Objective> Rule<'_, O> {
         Ok(made)
     }
 
-    fn encoder(&self) -> Result<RowEncoder<'_>, TuningError> {
+    /// What turns rows into tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`TuningError`] for a chat template that is not valid.
+    pub(crate) fn encoder(&self) -> Result<RowEncoder<'_>, TuningError> {
         let encoder = RowEncoder::new(self.tokenizer).map_err(crate::model::ModelError::from)?;
         Ok(encoder.with_trailing_text(self.objective.config().tuning().keep_trailing_text))
     }

@@ -281,7 +281,8 @@ impl<O: Objective> Tuner<O> {
         train::parameters::count(&self.model.decoder)
     }
 
-    fn rule(&self) -> Rule<'_, O> {
+    /// How rows become examples.
+    pub(crate) fn rule(&self) -> Rule<'_, O> {
         Rule {
             objective: &self.objective,
             tokenizer: &self.model.tokenizer,

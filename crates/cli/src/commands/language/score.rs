@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   Log-probabilities of given responses, one JSON object a line:
       posterior score --model SmolLM2-135M-Instruct.Q4_1.gguf --data responses.jsonl --format json
-  where a line is {\"prompt\": \"2 + 2 =\", \"responses\": [\" 4\", \" 5\"]}; pairs and rankings are taken, too.";
+  where a line is {\"prompt\": \"2 + 2 =\", \"responses\": [\" 4\", \" 5\"]}; pairs, rankings and messages are taken, too.";
 
 /// Log-probabilities or rewards of given responses.
 ///
