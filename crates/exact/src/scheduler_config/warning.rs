@@ -75,7 +75,8 @@ pub enum Warning {
     /// The root of a difference that is zero up to rounding.
     #[error(
         "diffusers' first step takes the root of 1 - abar - std², which with eta = 1 and zero terminal SNR is 0 up to \
-         rounding of either sign: at about every other step count its samples are NaN; this plan's are not"
+         rounding: where that falls below zero its samples are NaN (which step counts those are differs between \
+         schedules and machines); this plan's are not"
     )]
     RootOfRounding,
     /// A last step that goes nowhere.
