@@ -1,15 +1,16 @@
 """Preferences by a known reward, learned and measured: the whole way with a real model.
 
-    bench/run sentiment [--prompts 120] [--cases pairs rankings lora reward ppo] [--learning-rate 2e-6]
+    bench/run sentiment [--out DIRECTORY] [--cases pairs rankings lora reward ppo] [--answers 8] [--learning-rate 1e-5]
 
-SmolLM2-135M-Instruct answers prompts, four times each. The answers are labelled by VADER's lexicon (Hutto & Gilbert 2014):
-the sum s of the valences of an answer's words, as s / sqrt(s² + 15). The labels see each word as one of its ten raters saw it,
-drawn anew each time; the true reward is that of the raters' means. Then the model is tuned to pairs (two of the four answers)
-and to rankings of all four, whole and by adapters, a reward model is trained, and PPO tunes the model to the raters' means. What comes out answers prompts about other
-things, and its mean true reward and its distance from the model that it was are printed with their standard errors, beside
-the metrics of held-out comparisons.
+SmolLM2-135M-Instruct answers 120 prompts, eight times each. The answers are judged by VADER's lexicon (Hutto & Gilbert
+2014): the sum s of the valences of an answer's words, as s / sqrt(s² + 15). Labels see each word as one of its ten raters
+saw it, drawn anew each time; the true reward is that of the raters' means. An answer is in one pair and in one ranking of
+four. The model is tuned to the pairs and to the rankings, whole and by adapters, a reward model is trained, and PPO tunes
+the model to the raters' means with as many answers judged as the labels have. Metrics of comparisons under 30 prompts about
+other things are printed, and at the end `posterior frontier` lets all of them answer those prompts: the true reward and the
+divergence from the model that it was, with standard errors.
 
-It takes about half an hour on two cores. The lexicon is that of the package vaderSentiment (MIT).
+It takes about an hour on two cores. The lexicon is that of the package vaderSentiment (MIT).
 """
 
 import argparse
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from sft import ROOT, find_model
@@ -40,6 +42,8 @@ THINGS = [
 FORMS = ["Write one short sentence about {}.", "Say in a few words what you think of {}.", "Describe {} in one short sentence."]
 # <|im_end|> of this model: an answer that was cut has another last token.
 END = 2
+# Most tokens of an answer.
+TOKENS = 64
 
 
 def lexicon_file():
@@ -76,19 +80,16 @@ class Program:
             sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def answers(self, model, prompts, directory, seed):
-        """Four answers to each prompt, those of them that came to their end."""
-        path = directory / "prompts.jsonl"
-        write(path, [{"prompt": prompt} for prompt in prompts])
+    def answers(self, model, prompts, seed):
+        """Answers to each prompt, those of them that came to their end."""
+        count = self.options.answers
         lines = self.run(
-            *["--seed", seed, "generate", "--model", model, "--prompts", path, "--samples", 4, "--max-new-tokens", 48],
-            *["--batch-size", 32],
+            *["--seed", seed, "generate", "--model", model, "--prompts", prompts, "--samples", count],
+            *["--max-new-tokens", TOKENS, "--batch-size", 32],
         )
-        found = [[] for _ in prompts]
-        for number, line in enumerate(lines):
-            if line["token_ids"][-1] == END:
-                found[number // 4].append(line["text"])
-        return found
+        texts = [line["text"] if line["token_ids"][-1] == END else None for line in lines]
+        groups = [texts[start : start + count] for start in range(0, len(texts), count)]
+        return [[text for text in group if text is not None] for group in groups]
 
 
 def user(text):
@@ -104,25 +105,28 @@ def write(path, rows):
     return path
 
 
-def mean(values):
-    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+class Labels:
+    """What raters said of answers, as pairs and as rankings of at most four."""
 
-
-def measure(program, model, base, prompts, words, directory):
-    """Mean true reward of fresh answers, and the distance from the base, with standard errors; an answer."""
-    answers = program.answers(model, prompts, directory, seed=99)
-    rewards = [reward(text, words) for found in answers for text in found]
-    kept = [(prompt, found) for prompt, found in zip(prompts, answers) if found]
-    rows = [{"prompt": prompt, "responses": [assistant(text) for text in found]} for prompt, found in kept]
-    # Both of the texts, whose tokens need not be those that were drawn.
-    path = write(directory / "answers.jsonl", rows)
-    after, before = (program.run("score", "--model", name, "--data", path) for name in (model, base))
-    differences = [
-        own["log_prob"] - other["log_prob"]
-        for one, two in zip(after, before)
-        for own, other in zip(one["responses"], two["responses"])
-    ]
-    return mean(rewards), mean(differences), kept[0][1][0]
+    def __init__(self, prompts, answers, words, rng):
+        self.pairs, self.rankings = [], []
+        right = []
+        for text, found in zip(prompts, answers):
+            labelled = [(reward(answer, words, rng), reward(answer, words), answer) for answer in found]
+            for first, second in zip(labelled[::2], labelled[1::2]):
+                # No label tells equals apart.
+                if first[0] == second[0]:
+                    continue
+                worse, better = sorted([first, second])
+                right.append(better[1] > worse[1])
+                self.pairs.append({"prompt": user(text), "chosen": assistant(better[2]), "rejected": assistant(worse[2])})
+            for start in range(0, len(labelled), 4):
+                several = labelled[start : start + 4]
+                if len({label for label, _, _ in several}) >= 2:
+                    # Equal labels are ties.
+                    completions = [{"rank": -label, "completion": assistant(answer)} for label, _, answer in several]
+                    self.rankings.append({"prompt": user(text), "completions": completions})
+        self.agreement = statistics.mean(right)
 
 
 def parse():
@@ -130,94 +134,99 @@ def parse():
     default = os.environ.get("POSTERIOR_BIN", ROOT / "target/release/posterior")
     parser.add_argument("--posterior", type=Path, default=default, help="the program")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=120, help="prompts that are labelled; of all, 30 are for the end")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="keep data, runs and plot in this new directory")
+    parser.add_argument("--answers", type=int, default=8, help="answers to each prompt that are labelled")
     parser.add_argument("--beta", type=float, default=0.1)
-    parser.add_argument("--learning-rate", type=float, default=5e-6, help="of all weights; of adapters forty times that")
-    parser.add_argument("--ppo-steps", type=int, default=40, help="steps of PPO, of 16 prompts with 4 answers each")
+    parser.add_argument("--kl-target", type=float, default=2.0, help="PPO's divergence in nats")
+    parser.add_argument("--learning-rate", type=float, default=1e-5, help="of all weights; of adapters twenty times that")
     cases = ["pairs", "rankings", "lora", "reward", "ppo"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     return parser.parse_args()
 
 
-def main():
-    options = parse()
+def experiment(options, directory):
     words, program, rng = lexicon(), Program(options), random.Random(5)
     texts = [form.format(thing) for thing in THINGS for form in FORMS]
     # The last ten things are for the end only.
     training, held_out = texts[:-30], texts[-30:]
     rng.shuffle(training)
-    training = training[: options.prompts]
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        base = directory / "base"
-        program.run("convert", "--model", find_model(), "--out", base)
-        pairs, rankings = [], []
-        for text, found in zip(training, program.answers(base, [user(text) for text in training], directory, seed=1)):
-            labelled = [(reward(answer, words, rng), answer) for answer in found]
-            if len(labelled) >= 2 and labelled[0][0] != labelled[1][0]:
-                (_, worse), (_, better) = sorted(labelled[:2])
-                pairs.append({"prompt": user(text), "chosen": assistant(better), "rejected": assistant(worse)})
-            if len({label for label, _ in labelled}) >= 2:
-                # Equal labels are ties.
-                completions = [{"rank": -label, "completion": assistant(answer)} for label, answer in labelled]
-                rankings.append({"prompt": user(text), "completions": completions})
-        data = {
-            "pairs": write(directory / "pairs.jsonl", pairs),
-            "rankings": write(directory / "rankings.jsonl", rankings),
-            "prompts": write(directory / "training.jsonl", [{"prompt": user(text)} for text in training]),
-        }
-        print(f"{len(pairs)} pairs and {len(rankings)} rankings of up to four, labelled by one rater a word", flush=True)
-        prompts = [user(text) for text in held_out]
+    base = directory / "base"
+    program.run("convert", "--model", find_model(), "--out", base)
+    prompts, labels = {}, {}
+    for seed, (name, of) in enumerate([("training", training), ("held-out", held_out)], start=1):
+        prompts[name] = write(directory / f"{name}.jsonl", [{"prompt": user(text)} for text in of])
+        found = program.answers(base, prompts[name], seed)
+        labels[name] = Labels(of, found, words, rng)
+        print(
+            f"{name}: {len(of)} prompts, {sum(map(len, found))} of {options.answers * len(of)} answers ended; "
+            f"{len(labels[name].pairs)} pairs, which the true reward orders alike in {labels[name].agreement:.1%}; "
+            f"{len(labels[name].rankings)} rankings of up to four",
+            flush=True,
+        )
 
-        def report(name, model):
-            (value, error), (kl, kl_error), answer = measure(program, model, base, prompts, words, directory)
-            print(f"  {name:10} true reward {value:.3f} ± {error:.3f}   KL {kl:6.2f} ± {kl_error:.2f}   \"{answer}\"", flush=True)
+    def data(kind):
+        paths = [write(directory / f"{name}-{kind}.jsonl", getattr(of, kind)) for name, of in labels.items()]
+        return ["--data", paths[0], "--eval-data", paths[1], "--eval-every", 1_000_000]
 
-        print("\nAnswers to 30 other prompts, four each")
-        report("before", base)
-        for case in options.cases:
-            run = directory / case
-            # Of whatever is learned from labels.
-            labelled = [
-                *["--epochs", options.epochs, "--batch-size", 8, "--held-out", 20, "--eval-every", 1000],
-            ]
-            settings = {
-                "pairs": ["dpo", "--data", data["pairs"], "--learning-rate", options.learning_rate, "--beta", options.beta],
-                "rankings": ["dpo", "--data", data["rankings"], "--learning-rate", options.learning_rate, "--beta", options.beta],
-                "lora": [
-                    *["dpo", "--data", data["pairs"], "--learning-rate", 40 * options.learning_rate, "--beta", options.beta],
-                    *["--lora-rank", 16],
-                ],
-                "reward": ["reward", "--data", data["rankings"], "--learning-rate", 2 * options.learning_rate],
-                "ppo": [
-                    *["ppo", "--data", data["prompts"], "--learning-rate", options.learning_rate],
-                    *["--reward-lexicon", lexicon_file(), "--batch-size", 16, "--samples", 4, "--max-new-tokens", 48],
-                    *["--max-steps", options.ppo_steps],
-                ],
-            }[case]
-            [command, *settings] = settings
-            program.run(
-                *[command, "--model", base, "--out", run, *settings, *([] if command == "ppo" else labelled)],
-                *["--log-every", 1, "--save-every", 0],
-            )
-            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-            steps = [line for line in lines if "loss" in line]
-            # Of PPO the last step's answers, on prompts that it learns from.
-            evaluation = [line for line in lines if "eval_loss" in line or "objective/kl" in line][-1]
-            if command == "ppo":
-                report(case, run / "model")
-                keys = ["objective/scores", "objective/kl"]
-            elif command == "dpo":
-                report(case, run / "model")
-                keys = ["eval_rewards/accuracies", "eval_rewards/margins", "kl"]
-            else:
-                print(f"  {case}")
-                keys = ["eval_accuracy", "eval_margin", "eval_calibration_error"]
-            numbers = ", ".join(f"{key} {evaluation[key]:.3f}" for key in keys)
-            seconds = sum(line["step_seconds"] for line in steps)
-            where = "last step" if command == "ppo" else "held out"
-            print(f"  {'':10} {where}: {numbers}; {len(steps)} steps, {seconds:.0f} s", flush=True)
+    rate = options.learning_rate
+    dpo = ["dpo", "--beta", options.beta, "--warmup-steps", 5]
+    # Four rankings of four have as many answers as eight pairs.
+    pairs, rankings = [*data("pairs"), "--batch-size", 8], [*data("rankings"), "--batch-size", 4]
+    per_step = 8
+    commands = {
+        "pairs": [*dpo, *pairs, "--learning-rate", rate],
+        "rankings": [*dpo, *rankings, "--learning-rate", rate],
+        "lora": [*dpo, *pairs, "--learning-rate", 20 * rate, "--lora-rank", 16],
+        "reward": ["reward", *rankings, "--learning-rate", 2 * rate, "--warmup-steps", 5],
+        "ppo": [
+            *["ppo", "--data", prompts["training"], "--reward-lexicon", lexicon_file(), "--learning-rate", rate],
+            *["--batch-size", per_step, "--samples", 4, "--max-new-tokens", TOKENS, "--missing-end-penalty", 0.5],
+            *["--ppo-epochs", 2, "--kl-target", options.kl_target, "--kl-coefficient", 0.1, "--kl-horizon", 300],
+            *["--max-steps", len(training) * options.answers // (4 * per_step)],
+        ],
+    }
+    runs = []
+    for case in options.cases:
+        run = directory / case
+        began = time.perf_counter()
+        program.run(*commands[case], "--model", base, "--out", run, "--log-every", 1, "--save-every", 0)
+        seconds = time.perf_counter() - began
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        steps = sum("loss" in line for line in lines)
+        if case == "ppo":
+            last = lines[-5:]
+            keys = ["objective/scores", "objective/kl"]
+            numbers = {key: statistics.mean(line[key] for line in last if key in line) for key in keys}
+        else:
+            evaluation = [line for line in lines if "eval_loss" in line][-1]
+            keys = ["eval_accuracy", "eval_margin", "eval_calibration_error"]
+            if case != "reward":
+                keys = ["eval_rewards/accuracies", "eval_rewards/margins"]
+            numbers = {key: evaluation[key] for key in keys}
+        if case != "reward":
+            runs.append(run)
+        written = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
+        print(f"  {case:9} {steps:3} steps in {seconds:4.0f} s: {written}", flush=True)
+    if not runs:
+        return
+    [judged] = program.run(
+        *["--seed", 99, "frontier", *runs, "--data", prompts["held-out"], "--reward-lexicon", lexicon_file()],
+        *["--samples", options.answers, "--max-new-tokens", TOKENS, "--plot", directory / "frontier.svg"],
+    )
+    print(f"\nAnswers to the held-out prompts, {options.answers} each")
+    for one in judged:
+        values = (f"{key} {one[key]['mean']:6.3f} ± {one[key]['error']:.3f}" for key in ["reward", "kl"])
+        print(f"  {Path(one['run']).name:9} {'   '.join(values)}   ended {one['ended']:.0%}", flush=True)
+
+
+def main():
+    options = parse()
+    if options.out:
+        options.out.mkdir(parents=True)
+        experiment(options, options.out)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            experiment(options, Path(name))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 //! order by the shape do not give.
 //!
 //! The right factor is packed into panels of [`LANES`] columns, read by all rows; rows of the left one are read where they
-//! lie, a few at a time, whose sums stay in registers ([`super::tile`]). Rows are worked on in blocks that fit the second
-//! cache, where each panel meets them; a panel streams through the first.
+//! lie, a few at a time, whose sums stay in registers ([`super::tile`]). Where a row does not lie in one piece, or rows lie
+//! so that the first cache cannot hold them together, they are gathered first. Rows are worked on in blocks that fit the
+//! second cache, where each panel meets them; a panel streams through the first.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -47,6 +48,13 @@ const PACKED: usize = 8;
 
 /// Rows ahead that are asked for while a cut through a matrix is copied: each lies on another page.
 const AHEAD: usize = 8;
+
+/// Elements of a page. Where rows lie a multiple of it apart, their elements at one depth share a set of the first cache,
+/// which has fewer places in a set than a group has rows.
+const PAGE: usize = 1024;
+
+/// Columns that a task's rows meet at least, so that gathering them costs less than it saves.
+const WORTH_GATHERING: usize = 512;
 
 /// How many threads a product may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -162,11 +170,13 @@ impl<'a> Block<'a> {
 
         let row_tasks = self.left.rows().div_ceil(ROWS);
         let column_tasks = TASKS.div_ceil(row_tasks).min(panels);
+        let rows_collide = self.left.row_stride().is_multiple_of(PAGE) && columns / column_tasks >= WORTH_GATHERING;
+        let in_rows = self.left.has_whole_rows() && !rows_collide;
         for_each(row_tasks * column_tasks, self.threads, |task| {
             let (row, column) = (task % row_tasks * ROWS, task / row_tasks);
             let rows = row..self.left.rows().min(row + ROWS);
             let panels = column * panels / column_tasks..(column + 1) * panels / column_tasks;
-            if self.left.has_whole_rows() {
+            if in_rows {
                 let left = Whole(self.left.part(rows.clone(), 0..self.left.columns()));
                 self.rows(rows, panels, left, in_place, packed);
             } else {
@@ -274,11 +284,17 @@ impl<const LARGEST: usize> Kernel for Gather<'_, LARGEST> {
                 }
             }
         }
-        let mut first = if self.from.has_whole_rows() {
-            largest * LARGEST
-        } else {
-            0
-        };
+        let rows = self.from.transposed();
+        let mut first = 0;
+        if self.from.has_whole_rows() {
+            first = largest * LARGEST;
+        } else if rows.has_whole_rows() {
+            for _ in 0..largest {
+                let to = self.to[first * depth..][..LARGEST * depth].as_chunks_mut::<LARGEST>().0;
+                side_by_side(rows.part(first..first + LARGEST, 0..depth), to, |values| values);
+                first += LARGEST;
+            }
+        }
         while first < count {
             let size = group_size(count - first, LARGEST);
             for (row, to) in self.to[first * depth..].chunks_exact_mut(size).take(depth).enumerate() {
@@ -316,7 +332,7 @@ impl Kernel for Pack<'_> {
             }
         } else if transposed.has_whole_rows() {
             for (panel, to) in self.to.chunks_exact_mut(depth).take(whole).enumerate() {
-                pack_transposed(transposed.part(panel * LANES..(panel + 1) * LANES, 0..depth), to);
+                side_by_side(transposed.part(panel * LANES..(panel + 1) * LANES, 0..depth), to, |line| &mut line.0);
             }
         } else {
             for (panel, to) in self.to.chunks_exact_mut(depth).take(whole).enumerate() {
@@ -338,23 +354,24 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// A panel whose columns lie side by side, a square of [`LANES`] after another.
+/// Copies whole rows, as many as there are `values` in an element, side by side at each depth: a few depths at a time, so
+/// that each row is read in pieces.
 #[inline(always)]
-fn pack_transposed(columns: Matrix<'_>, to: &mut [Line]) {
-    let (squares, rest) = to.as_chunks_mut::<LANES>();
-    let start = squares.len() * LANES;
-    for (index, square) in squares.iter_mut().enumerate() {
-        for column in 0..LANES {
-            let values = &columns.row(column)[index * LANES..(index + 1) * LANES];
-            prefetch(values.as_ptr().wrapping_add(AHEAD * LANES));
-            for (line, value) in square.iter_mut().zip(values) {
-                line.0[column] = *value;
+fn side_by_side<T, const COUNT: usize>(rows: Matrix<'_>, to: &mut [T], values: impl Fn(&mut T) -> &mut [f32; COUNT]) {
+    let (pieces, rest) = to.as_chunks_mut::<LANES>();
+    let start = pieces.len() * LANES;
+    for (index, piece) in pieces.iter_mut().enumerate() {
+        for row in 0..COUNT {
+            let from = &rows.row(row)[index * LANES..(index + 1) * LANES];
+            prefetch(from.as_ptr().wrapping_add(AHEAD * LANES));
+            for (to, value) in piece.iter_mut().zip(from) {
+                values(to)[row] = *value;
             }
         }
     }
-    for (row, to) in rest.iter_mut().enumerate() {
-        for (column, to) in to.0.iter_mut().enumerate() {
-            *to = columns.get(column, start + row);
+    for (depth, to) in rest.iter_mut().enumerate() {
+        for (row, to) in values(to).iter_mut().enumerate() {
+            *to = rows.get(row, start + depth);
         }
     }
 }
