@@ -78,7 +78,8 @@ class Program:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        # Texts may have separators of other kinds, which splitlines would cut at.
+        return [json.loads(line) for line in done.stdout.split("\n") if line]
 
     def answers(self, model, prompts, seed):
         """Answers to each prompt, those of them that came to their end."""

@@ -332,7 +332,11 @@ impl Kernel for Pack<'_> {
             }
         } else if transposed.has_whole_rows() {
             for (panel, to) in self.to.chunks_exact_mut(depth).take(whole).enumerate() {
-                side_by_side(transposed.part(panel * LANES..(panel + 1) * LANES, 0..depth), to, |line| &mut line.0);
+                side_by_side(
+                    transposed.part(panel * LANES..(panel + 1) * LANES, 0..depth),
+                    to,
+                    |line| &mut line.0,
+                );
             }
         } else {
             for (panel, to) in self.to.chunks_exact_mut(depth).take(whole).enumerate() {
