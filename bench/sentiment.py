@@ -1,6 +1,6 @@
 """Preferences by a known reward, learned and measured: the whole way with a real model.
 
-    bench/run sentiment [--out DIRECTORY] [--cases pairs rankings lora reward ppo] [--answers 8] [--learning-rate 1e-5]
+    bench/run sentiment [--out DIRECTORY] [--cases pairs rankings ppo reward lora] [--answers 8] [--learning-rate 3e-5]
 
 SmolLM2-135M-Instruct answers 120 prompts, eight times each. The answers are judged by VADER's lexicon (Hutto & Gilbert
 2014): the sum s of the valences of an answer's words, as s / sqrt(s² + 15). Labels see each word as one of its ten raters
@@ -139,8 +139,8 @@ def parse():
     parser.add_argument("--answers", type=int, default=8, help="answers to each prompt that are labelled")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--kl-target", type=float, default=2.0, help="PPO's divergence in nats")
-    parser.add_argument("--learning-rate", type=float, default=1e-5, help="of all weights; of adapters twenty times that")
-    cases = ["pairs", "rankings", "lora", "reward", "ppo"]
+    parser.add_argument("--learning-rate", type=float, default=3e-5, help="ten times that for adapters, a third for PPO")
+    cases = ["pairs", "rankings", "ppo", "reward", "lora"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     return parser.parse_args()
 
@@ -177,10 +177,10 @@ def experiment(options, directory):
     commands = {
         "pairs": [*dpo, *pairs, "--learning-rate", rate],
         "rankings": [*dpo, *rankings, "--learning-rate", rate],
-        "lora": [*dpo, *pairs, "--learning-rate", 20 * rate, "--lora-rank", 16],
-        "reward": ["reward", *rankings, "--learning-rate", 2 * rate, "--warmup-steps", 5],
+        "lora": [*dpo, *pairs, "--learning-rate", 10 * rate, "--lora-rank", 16],
+        "reward": ["reward", *rankings, "--learning-rate", rate, "--warmup-steps", 5],
         "ppo": [
-            *["ppo", "--data", prompts["training"], "--reward-lexicon", lexicon_file(), "--learning-rate", rate],
+            *["ppo", "--data", prompts["training"], "--reward-lexicon", lexicon_file(), "--learning-rate", rate / 3],
             *["--batch-size", per_step, "--samples", 4, "--max-new-tokens", TOKENS, "--missing-end-penalty", 0.5],
             *["--ppo-epochs", 2, "--kl-target", options.kl_target, "--kl-coefficient", 0.1, "--kl-horizon", 300],
             *["--max-steps", len(training) * options.answers // (4 * per_step)],

@@ -88,3 +88,23 @@ fn the_number_of_threads_changes_nothing() {
         }
     }
 }
+
+/// Rows that are gathered because they lie pages apart, between rows that are read where they lie: of columns too few for
+/// it, and of a stride beside it.
+#[test]
+fn rows_pages_apart_have_the_same_bits() {
+    let (rows, depth) = (400, 37);
+    for columns in [1030, 200] {
+        let b = numbers(2, depth * columns);
+        let right = Matrix::new(&b, [depth, columns], [columns, 1]);
+        for stride in [PAGE, PAGE + 1] {
+            let a = numbers(1, rows * stride);
+            let left = Matrix::new(&a, [rows, depth], [stride, 1]);
+            let expected = reference(None, left, right);
+            for group in [6, 12] {
+                let actual = product_in_groups(None, left, right, Threads::One, group);
+                assert_eq!(actual, expected, "{columns} columns, {stride} apart, groups of {group}");
+            }
+        }
+    }
+}
