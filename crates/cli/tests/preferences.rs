@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, strings};
+use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, said, strings};
 use support::{WORDS, message, model, model_of, run};
 
 mod support;
@@ -437,13 +437,7 @@ fn the_mean_over_given_responses_is_0() {
     let settings = ["--max-steps", "4", "--max-length", "20"];
     let given = [&settings[..], &["--normalize-data", &answers]].concat();
     let arguments = place.arguments("reward", "given", &given);
-    let loud: Vec<&str> = strings(&arguments)
-        .into_iter()
-        .filter(|argument| *argument != "-q")
-        .collect();
-    let output = run(&loud);
-    let words = message(&output);
-    assert!(output.status.success(), "{words}");
+    let words = said(&arguments);
     for expected in [
         "rewards are normalised over its 9 responses to 5 prompts",
         "1 of 6 examples were left out: longer than 20 tokens",
@@ -654,13 +648,7 @@ fn what_does_not_count_is_counted_and_said() {
             "leave-out",
         ],
     );
-    let arguments: Vec<&str> = strings(&arguments)
-        .into_iter()
-        .filter(|argument| *argument != "-q")
-        .collect();
-    let output = run(&arguments);
-    let words = message(&output);
-    assert!(output.status.success(), "{words}");
+    let words = said(&arguments);
     for expected in [
         "1 of 4 examples were left out: longer than 8 tokens",
         "1 of 4 examples were left out: their responses are the same tokens",

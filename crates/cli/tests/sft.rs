@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, strings};
+use support::training::{assert_same_bits, bytes, good, kill_until_done, metrics, said, strings};
 use support::{message, model, run};
 
 mod support;
@@ -366,23 +366,13 @@ fn the_best_checkpoint_makes_the_model() {
 fn what_does_not_fit_is_counted_and_said() {
     let place = Place::new();
     let arguments = place.arguments("short", &["--max-steps", "1", "--max-length", "8"]);
-    let arguments: Vec<&str> = strings(&arguments)
-        .into_iter()
-        .filter(|argument| *argument != "-q")
-        .collect();
-    let output = run(&arguments);
-    let words = message(&output);
-    assert!(output.status.success(), "{words}");
+    let words = said(&arguments);
     assert!(words.contains("were longer than 8 tokens and lost"), "{words}");
     let arguments = place.arguments(
         "left",
         &["--max-steps", "1", "--max-length", "8", "--truncation", "leave-out"],
     );
-    let arguments: Vec<&str> = strings(&arguments)
-        .into_iter()
-        .filter(|argument| *argument != "-q")
-        .collect();
-    let words = message(&run(&arguments));
+    let words = said(&arguments);
     assert!(words.contains("examples were left out"), "{words}");
 }
 

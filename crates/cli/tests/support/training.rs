@@ -20,6 +20,16 @@ pub fn good(arguments: &[String]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs without `-q` and expects success; what was said on standard error, in one line.
+pub fn said(arguments: &[String]) -> String {
+    let mut loud = strings(arguments);
+    loud.retain(|argument| *argument != "-q");
+    let output = run(&loud);
+    let words = message(&output);
+    assert!(output.status.success(), "{words}");
+    words
+}
+
 pub fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
