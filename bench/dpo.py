@@ -1,6 +1,7 @@
 """Seconds per step and peak memory of `posterior dpo` against TRL's DPOTrainer, in one run.
 
     bench/run dpo [--batch 4] [--steps 3] [--repetitions 1] [--cases short long rankings]
+    bench/run dpo --batch 1 --shapes 64x32x2 256x32x8 1024x128x8
 
 Both sides tune all weights of SmolLM2-135M-Instruct on the same pairs in the same order, in single precision, with AdamW;
 TRL as it comes, and with the reference's log-probabilities worked out before the first step, as the program does it (what
@@ -8,6 +9,9 @@ that takes is printed for both). Prompts and responses are cut from NumPy's docu
 192 with responses of 32 to 64 (short), prompts of 1,024 with responses of 64 (long). Rankings of 8 responses under one
 prompt are measured with the prompt shared and with a copy for each response; TRL has none. A turn is a process of either
 side; turns alternate.
+
+`--shapes` makes a table instead: the program with the prompt shared and with copies, for prompts of so many tokens with K
+responses of so many, PROMPTxRESPONSExK.
 """
 
 import argparse
@@ -27,11 +31,21 @@ from texts import questions  # noqa: E402  (it lies there)
 
 # Untimed steps at the start of each turn: the first touch of memory.
 WARM_UP = 1
+# Longer than any pair: nothing is cut.
+MAX_LENGTH = 4096
+# Millions of weights that each of their tokens meets.
+BLOCKS, HEAD = 106, 28
 CASES = {
     "short": {"prompt": 192, "responses": (32, 64), "count": 2},
     "long": {"prompt": 1024, "responses": (64, 64), "count": 2},
     "rankings": {"prompt": 192, "responses": (32, 64), "count": 8},
 }
+
+
+def shape_of(text):
+    """PROMPTxRESPONSExK."""
+    prompt, response, count = map(int, text.split("x"))
+    return {"prompt": prompt, "responses": (response, response), "count": count}
 
 
 class Posterior:
@@ -47,7 +61,7 @@ class Posterior:
             [
                 *[options.posterior, "--quiet", "--format", "json", "--threads", options.threads, "dpo"],
                 *["--model", self.directory / "model", "--data", self.directory / f"{case}.jsonl", "--out", out],
-                *["--shuffle", "false", "--max-length", 2048, "--batch-size", options.batch],
+                *["--shuffle", "false", "--max-length", MAX_LENGTH, "--batch-size", options.batch],
                 *["--max-steps", WARM_UP + options.steps, "--learning-rate", 1e-6],
                 *["--learning-rate-schedule", "constant", "--log-every", 1, "--save-every", 0],
                 *["--share-prompts", str(self.shared).lower()],
@@ -82,13 +96,13 @@ class Trl:
             "batch": options.batch,
             "steps": WARM_UP + options.steps,
             "precompute": self.precompute,
-            "max_length": 2048,
+            "max_length": MAX_LENGTH,
         }
         output, peak = run([sys.executable, HERE / "dpo_trl.py", self.directory, json.dumps(settings)], options.threads)
         return {**json.loads(output.splitlines()[-1]), "peak": peak}
 
 
-def write_rows(directory, case, count):
+def write_rows(directory, case, shape, count):
     """`count` prompts of so many tokens with their responses, one after another from a long text."""
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "model" / "tokenizer.json"))
     text = "\n".join(row["prompt"] + row["completion"] for row in questions(12, sections=True))
@@ -102,7 +116,7 @@ def write_rows(directory, case, count):
         at += length
         return tokenizer.decode(ids[at - length : at], skip_special_tokens=False)
 
-    shape, rows = CASES[case], []
+    rows = []
     least, most = shape["responses"]
     for row in range(count):
         prompt = next_text(shape["prompt"])
@@ -147,6 +161,32 @@ def check(results):
                 sys.exit(f"the sides' losses part: {first['loss']} and {other['loss']}")
 
 
+def table(options, directory):
+    """A line for each shape."""
+    print(f"\n  {'prompt':>6} {'response':>8} {'K':>2} {'shared':>16} {'':>8} {'copies':>16} {'':>8} {'ratio':>6} {'products':>8}")
+    found = {}
+    for name in options.shapes:
+        shape = shape_of(name)
+        write_rows(directory, name, shape, (WARM_UP + options.steps) * options.batch)
+        results = {side.name: [] for side in (sides := [Posterior(options, directory, shared) for shared in (True, False)])}
+        for _ in range(options.repetitions):
+            for side in sides:
+                results[side.name].append(side.turn(name))
+        check(results)
+        seconds, peaks = [], []
+        for turns in results.values():
+            seconds.append(statistics.median(second for turn in turns for second in turn["seconds"][WARM_UP:]))
+            peaks.append(max(turn["peak"] for turn in turns))
+        (response, _), prompt, count = shape["responses"], shape["prompt"], shape["count"]
+        # The blocks see every token, the head those of the responses alone.
+        head = HEAD * count * response
+        products = (BLOCKS * count * (prompt + response) + head) / (BLOCKS * (prompt + count * response) + head)
+        sides = "".join(f" {second:14.2f} s {peak:5.0f} MB" for second, peak in zip(seconds, peaks))
+        print(f"  {prompt:6} {response:8} {count:2}{sides} {seconds[1] / seconds[0]:6.2f} {products:8.2f}", flush=True)
+        found[name] = results
+    return found
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("POSTERIOR_BIN", ROOT / "target/release/posterior")
@@ -156,6 +196,7 @@ def parse():
     parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
     parser.add_argument("--batch", type=int, default=4, help="prompts a step")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--shapes", nargs="+", metavar="PROMPTxRESPONSExK", help="a table of these instead of cases")
     parser.add_argument("--json", type=Path, help="also write every number there")
     return parser.parse_args()
 
@@ -167,9 +208,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         run([options.posterior, "--quiet", "convert", "--model", find_model(), "--out", directory / "model"], options.threads)
-        found = {}
-        for case in options.cases:
-            write_rows(directory, case, (WARM_UP + options.steps) * options.batch)
+        found = table(options, directory) if options.shapes else {}
+        for case in options.cases if not options.shapes else []:
+            write_rows(directory, case, CASES[case], (WARM_UP + options.steps) * options.batch)
             shared = Posterior(options, directory, True)
             if CASES[case]["count"] == 2:
                 sides = [shared, Trl(options, directory, False), Trl(options, directory, True)]

@@ -1,6 +1,6 @@
 """Preferences by a known reward, learned and measured: the whole way with a real model.
 
-    bench/run sentiment [--out DIRECTORY] [--cases pairs rankings ppo reward lora] [--answers 8] [--learning-rate 3e-5]
+    bench/run sentiment [--out DIRECTORY] [--cases pairs rankings ppo reward lora] [--answers 8] [--learning-rate 1e-5]
 
 SmolLM2-135M-Instruct answers 120 prompts, eight times each. The answers are judged by VADER's lexicon (Hutto & Gilbert
 2014): the sum s of the valences of an answer's words, as s / sqrt(s² + 15). Labels see each word as one of its ten raters
@@ -138,8 +138,9 @@ def parse():
     parser.add_argument("--out", type=Path, help="keep data, runs and plot in this new directory")
     parser.add_argument("--answers", type=int, default=8, help="answers to each prompt that are labelled")
     parser.add_argument("--beta", type=float, default=0.1)
-    parser.add_argument("--kl-target", type=float, default=2.0, help="PPO's divergence in nats")
-    parser.add_argument("--learning-rate", type=float, default=3e-5, help="ten times that for adapters, a third for PPO")
+    parser.add_argument("--epochs", type=int, default=2, help="how often DPO sees the labels")
+    parser.add_argument("--learning-rate", type=float, default=1e-5, help="ten times that for adapters")
+    parser.add_argument("--kl-target", type=float, default=1.0, help="PPO's divergence in nats")
     cases = ["pairs", "rankings", "ppo", "reward", "lora"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     return parser.parse_args()
@@ -170,7 +171,7 @@ def experiment(options, directory):
         return ["--data", paths[0], "--eval-data", paths[1], "--eval-every", 1_000_000]
 
     rate = options.learning_rate
-    dpo = ["dpo", "--beta", options.beta, "--warmup-steps", 5]
+    dpo = ["dpo", "--beta", options.beta, "--warmup-steps", 5, "--epochs", options.epochs]
     # Four rankings of four have as many answers as eight pairs.
     pairs, rankings = [*data("pairs"), "--batch-size", 8], [*data("rankings"), "--batch-size", 4]
     per_step = 8
@@ -180,7 +181,7 @@ def experiment(options, directory):
         "lora": [*dpo, *pairs, "--learning-rate", 10 * rate, "--lora-rank", 16],
         "reward": ["reward", *rankings, "--learning-rate", rate, "--warmup-steps", 5],
         "ppo": [
-            *["ppo", "--data", prompts["training"], "--reward-lexicon", lexicon_file(), "--learning-rate", rate / 3],
+            *["ppo", "--data", prompts["training"], "--reward-lexicon", lexicon_file(), "--learning-rate", rate],
             *["--batch-size", per_step, "--samples", 4, "--max-new-tokens", TOKENS, "--missing-end-penalty", 0.5],
             *["--ppo-epochs", 2, "--kl-target", options.kl_target, "--kl-coefficient", 0.1, "--kl-horizon", 300],
             *["--max-steps", len(training) * options.answers // (4 * per_step)],

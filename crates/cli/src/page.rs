@@ -16,7 +16,7 @@ h1,h2,h3{line-height:1.2}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}\
 th,td{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #8884}\
 th:first-child,td:first-child,td.text{text-align:left}\
-pre{background:#8882;padding:.6rem;overflow-x:auto}\
+pre{background:#8882;padding:.6rem;overflow-x:auto;font-size:.8rem}\
 figure{margin:1rem 0}figure img,figure svg{max-width:100%;height:auto;background:#fff}\
 figcaption{font-size:.9rem;opacity:.8}\
 .row{display:flex;flex-wrap:wrap;gap:.5rem}.row figure{margin:0}";

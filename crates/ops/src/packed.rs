@@ -345,7 +345,8 @@ impl PackedLinearOps for Flex {
             columns.push(columns[index] + weight.outputs);
         }
         let (all_panels, width) = (panels[weights.len()], columns[weights.len()]);
-        let panels_of_task = (TASK / (inputs * LANES).max(1)).max(1);
+        // Two panels may be worked on side by side.
+        let panels_of_task = (TASK / (inputs * LANES).max(1)).max(1).next_multiple_of(2);
         let groups = all_panels.div_ceil(panels_of_task);
         let blocks = rows.div_ceil(ROWS);
         // SAFETY: the tasks write every column of every row.
@@ -357,14 +358,23 @@ impl PackedLinearOps for Flex {
                     let (block, group) = (task / groups, task % groups);
                     let rows = block * ROWS..rows.min((block + 1) * ROWS);
                     let x = Matrix::new(&x[rows.start * inputs..], [rows.len(), inputs], [inputs, 1]);
-                    for number in group * panels_of_task..all_panels.min((group + 1) * panels_of_task) {
+                    let end = all_panels.min((group + 1) * panels_of_task);
+                    let mut number = group * panels_of_task;
+                    while number < end {
                         let at = panels.partition_point(|&start| start <= number) - 1;
                         let (weight, panel) = (&weights[at], number - panels[at]);
+                        let next = (number + 1 < end.min(panels[at + 1])).then(|| weight.panel(panel + 1));
+                        let pair = next.and_then(|next| panel::pair([weight.panel(panel), next]));
+                        let count = if pair.is_some() { 2 } else { 1 };
                         let start = rows.start * width + columns[at] + panel * LANES;
-                        let shape = [rows.len(), LANES.min(weight.outputs - panel * LANES)];
+                        let shape = [rows.len(), (count * LANES).min(weight.outputs - panel * LANES)];
                         // SAFETY: this task alone has these columns of these rows.
                         let y = y.matrix(start, shape, width);
-                        panel::multiply(x, weight.panel(panel), y, unpacked);
+                        match pair {
+                            Some(pair) => panel::multiply_pair(x, pair, y),
+                            None => panel::multiply(x, weight.panel(panel), y, unpacked),
+                        }
+                        number += count;
                     }
                 };
                 let tasks = groups * blocks;

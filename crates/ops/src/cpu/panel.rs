@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::matrix::{Matrix, MatrixMut};
-use super::product::blocks;
-use super::tile::{self, Line, Packed, Piece, Tile, Whole, largest_group};
+use super::product::{PAIRED, blocks};
+use super::tile::{self, Line, Packed, PackedPair, Piece, Tile, Whole, largest_group};
 use super::vector::{self, Kernel, LANES};
 
 /// Depths that share a scale.
@@ -120,6 +120,19 @@ pub(crate) fn multiply(x: Matrix<'_>, panel: Panel<'_>, to: MatrixMut<'_>, unpac
     }
 }
 
+/// Two panels side by side, if the processor has registers for the sums of both.
+pub(crate) fn pair<'a>(panels: [Panel<'a>; 2]) -> Option<[&'a [Line]; 2]> {
+    match panels {
+        [Panel::Single(left), Panel::Single(right)] if largest_group() == PAIRED => Some([left, right]),
+        _ => None,
+    }
+}
+
+/// Writes the products of all rows of `x` with the columns of a [`pair`]: the bits that [`multiply`] gives one by one.
+pub(crate) fn multiply_pair(x: Matrix<'_>, panels: [&[Line]; 2], to: MatrixMut<'_>) {
+    product(x, PackedPair(panels.map(Packed)), to);
+}
+
 /// The same with numbers of less than single precision.
 fn lower(x: Matrix<'_>, numbers: impl tile::Panel, to: MatrixMut<'_>, unpacked: &mut Vec<Line>) {
     if x.rows() < MANY {
@@ -131,7 +144,7 @@ fn lower(x: Matrix<'_>, numbers: impl tile::Panel, to: MatrixMut<'_>, unpacked: 
     }
 }
 
-fn product(x: Matrix<'_>, panel: impl tile::Panel, mut to: MatrixMut<'_>) {
+fn product<const WIDTH: usize>(x: Matrix<'_>, panel: impl tile::Panel<WIDTH>, mut to: MatrixMut<'_>) {
     for depths in blocks(x.columns()) {
         let add = depths.start > 0;
         let to = to.reborrow();

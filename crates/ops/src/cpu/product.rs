@@ -35,7 +35,7 @@ const ROWS: usize = 48;
 const FEW: usize = 6;
 
 /// Groups of so many rows meet two panels at a time: both their sums fit AVX-512's registers.
-const PAIRED: usize = 12;
+pub(crate) const PAIRED: usize = 12;
 
 /// Tasks that a product is cut into at least, if it has the columns.
 const TASKS: usize = 16;

@@ -204,10 +204,13 @@ pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
             *lane = multiply_add::<FUSED>(a, b, *lane);
         }
     }
-    for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane = multiply_add::<FUSED>(a, b, *lane);
+    if !a_rest.is_empty() {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+            *lane = multiply_add::<FUSED>(a, b, *lane);
+        }
     }
-    sum_lanes(lanes)
+    // Else the compiler takes the partial sums apart in the loop already, two by two as they are added in the end.
+    sum_lanes(std::hint::black_box(lanes))
 }
 
 #[cfg(test)]

@@ -87,11 +87,25 @@ impl Choice {
     /// When there are no logits.
     #[must_use]
     pub fn draw(&self, logits: &[f32], text: &[u32], forbidden: &[u32], uniform: f64) -> Drawn {
-        let log_total = log_sum_exp(logits.iter().copied());
+        let (top, mut weights) = exponentials(logits);
+        let log_total = top + weights.iter().sum::<f64>().ln();
         let drawn = |token: usize| Drawn {
             token: token as u32,
             log_prob: f64::from(logits[token]) - log_total,
         };
+        if self.takes_all() {
+            for &token in forbidden {
+                if let Some(weight) = weights.get_mut(token as usize) {
+                    *weight = 0.0;
+                }
+            }
+            let total: f64 = weights.iter().sum();
+            // Else what is forbidden is so much likelier than the rest that the rest is lost beside it.
+            if total.is_normal() {
+                let last = weights.iter().rposition(|weight| *weight > 0.0);
+                return drawn(find(&weights, uniform * total).or(last).unwrap_or(0));
+            }
+        }
         let mut scores = logits.to_vec();
         if self.repetition_penalty != 1.0 {
             let penalty = self.repetition_penalty as f32;
@@ -126,20 +140,25 @@ impl Choice {
             .map(|(score, _)| *score)
             .fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = candidates.iter().map(|(score, _)| (score - top).exp()).collect();
-        let mut left = uniform * weights.iter().sum::<f64>();
-        for (weight, (_, token)) in weights.iter().zip(&candidates) {
-            left -= weight;
-            if left < 0.0 {
-                return drawn(*token);
-            }
-        }
+        let found = find(&weights, uniform * weights.iter().sum::<f64>());
         // Rounding may leave a crumb; it belongs to the last.
-        drawn(candidates.last().map_or_else(|| largest(&scores), |(_, token)| *token))
+        let candidate = found.map_or_else(|| candidates.last(), |place| candidates.get(place));
+        drawn(candidate.map_or_else(|| largest(&scores), |(_, token)| *token))
+    }
+
+    /// Whether tokens are drawn as likely as the model has them.
+    fn takes_all(&self) -> bool {
+        self.temperature == 1.0 && self.repetition_penalty == 1.0 && !self.narrows()
+    }
+
+    /// Whether some tokens are left out.
+    fn narrows(&self) -> bool {
+        self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some()
     }
 
     /// Leaves the candidates that top-k, top-p and min-p allow.
     fn narrow(&self, candidates: &mut Vec<(f64, usize)>) {
-        if self.top_k.is_none() && self.top_p.is_none() && self.min_p.is_none() {
+        if !self.narrows() {
             return;
         }
         // The likeliest first; among equals the lower token.
@@ -176,6 +195,24 @@ fn largest(scores: &[f32]) -> usize {
         }
     }
     best
+}
+
+/// The largest logit, and e to the power of what each is above it.
+fn exponentials(logits: &[f32]) -> (f64, Vec<f64>) {
+    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    (
+        top,
+        logits.iter().map(|&logit| (f64::from(logit) - top).exp()).collect(),
+    )
+}
+
+/// The weight in which `place` lies when they stand one after another; none where rounding leaves it behind the last.
+fn find(weights: &[f64], place: f64) -> Option<usize> {
+    let mut left = place;
+    weights.iter().position(|weight| {
+        left -= weight;
+        left < 0.0
+    })
 }
 
 /// ln Σ exp.
@@ -243,6 +280,21 @@ mod tests {
         };
         close(shares(&min_p, &[]), [2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0]);
         close(shares(&plain, &[0]), [0.0, 0.5, 0.3, 0.2]);
+    }
+
+    #[test]
+    fn what_is_forbidden_may_be_ever_so_much_likelier() {
+        let plain = Choice::default();
+        for gap in [50.0, 700.0, 800.0, 1e30] {
+            let counts = (0..100).fold([0; 3], |mut counts, i| {
+                let drawn = plain.draw(&[gap, 0.0, 0.0], &[], &[0], (f64::from(i) + 0.5) / 100.0);
+                counts[drawn.token as usize] += 1;
+                counts
+            });
+            assert_eq!(counts, [0, 50, 50], "{gap}");
+        }
+        // Nothing is as good as nothing to choose from.
+        assert_eq!(plain.draw(&[f32::NEG_INFINITY, 1.0], &[], &[1], 0.5).token, 0);
     }
 
     #[test]

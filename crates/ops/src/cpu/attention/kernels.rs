@@ -61,13 +61,45 @@ impl Kernel for Mix<'_> {
         for (found, (probabilities, visible)) in found.zip(rows) {
             let inside = |key: usize| key.clamp(self.start, self.start + self.v.rows());
             let keys = inside(visible.start)..inside(visible.end);
-            for (&probability, key) in probabilities[keys.clone()].iter().zip(keys) {
-                for (found, &value) in found.iter_mut().zip(self.v.row(key - self.start)) {
-                    *found = multiply_add::<FUSED>(probability, value, *found);
-                }
+            let probabilities = &probabilities[keys.clone()];
+            let first = keys.start - self.start;
+            let (wide, narrow) = found.as_chunks_mut::<WIDE>();
+            for (index, found) in wide.iter_mut().enumerate() {
+                add_values::<FUSED, WIDE>(probabilities, self.v, first, index * WIDE, found);
+            }
+            let start = wide.len() * WIDE;
+            let (vectors, rest) = narrow.as_chunks_mut::<LANES>();
+            for (index, found) in vectors.iter_mut().enumerate() {
+                add_values::<FUSED, LANES>(probabilities, self.v, first, start + index * LANES, found);
+            }
+            let start = start + vectors.len() * LANES;
+            for (index, found) in rest.iter_mut().enumerate() {
+                add_values::<FUSED, 1>(probabilities, self.v, first, start + index, std::array::from_mut(found));
             }
         }
     }
+}
+
+/// Columns whose sums stay in registers while all keys go by.
+const WIDE: usize = 4 * LANES;
+
+/// Adds `COUNT` columns of the values from row `first` on, times their probabilities, one key after another.
+#[inline(always)]
+fn add_values<const FUSED: bool, const COUNT: usize>(
+    probabilities: &[f32],
+    v: Matrix<'_>,
+    first: usize,
+    column: usize,
+    found: &mut [f32; COUNT],
+) {
+    let mut sums = *found;
+    for (key, &probability) in probabilities.iter().enumerate() {
+        let values = &v.row(first + key)[column..][..COUNT];
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum = multiply_add::<FUSED>(probability, value, *sum);
+        }
+    }
+    *found = sums;
 }
 
 /// From scores to exponentials over the largest one so far, in place, and what was found so far brought to the same
