@@ -168,7 +168,8 @@ def table(options, directory):
     for name in options.shapes:
         shape = shape_of(name)
         write_rows(directory, name, shape, (WARM_UP + options.steps) * options.batch)
-        results = {side.name: [] for side in (sides := [Posterior(options, directory, shared) for shared in (True, False)])}
+        sides = [Posterior(options, directory, shared) for shared in (True, False)]
+        results = {side.name: [] for side in sides}
         for _ in range(options.repetitions):
             for side in sides:
                 results[side.name].append(side.turn(name))
