@@ -45,6 +45,8 @@ CASES = {
 def shape_of(text):
     """PROMPTxRESPONSExK."""
     prompt, response, count = map(int, text.split("x"))
+    if min(prompt, response) < 1 or count < 2:
+        raise ValueError(text)
     return {"prompt": prompt, "responses": (response, response), "count": count}
 
 
@@ -161,24 +163,29 @@ def check(results):
                 sys.exit(f"the sides' losses part: {first['loss']} and {other['loss']}")
 
 
+def measure(options, sides, case):
+    """The sides' turns, one after another, which must have gone the same way."""
+    results = {side.name: [] for side in sides}
+    for _ in range(options.repetitions):
+        for side in sides:
+            results[side.name].append(side.turn(case))
+    check(results)
+    return results
+
+
 def table(options, directory):
     """A line for each shape."""
     print(f"\n  {'prompt':>6} {'response':>8} {'K':>2} {'shared':>16} {'':>8} {'copies':>16} {'':>8} {'ratio':>6} {'products':>8}")
     found = {}
-    for name in options.shapes:
-        shape = shape_of(name)
+    for shape in options.shapes:
+        (response, _), prompt, count = shape["responses"], shape["prompt"], shape["count"]
+        name = f"{prompt}x{response}x{count}"
         write_rows(directory, name, shape, (WARM_UP + options.steps) * options.batch)
-        sides = [Posterior(options, directory, shared) for shared in (True, False)]
-        results = {side.name: [] for side in sides}
-        for _ in range(options.repetitions):
-            for side in sides:
-                results[side.name].append(side.turn(name))
-        check(results)
+        results = measure(options, [Posterior(options, directory, shared) for shared in (True, False)], name)
         seconds, peaks = [], []
         for turns in results.values():
             seconds.append(statistics.median(second for turn in turns for second in turn["seconds"][WARM_UP:]))
             peaks.append(max(turn["peak"] for turn in turns))
-        (response, _), prompt, count = shape["responses"], shape["prompt"], shape["count"]
         # The blocks see every token, the head those of the responses alone.
         head = HEAD * count * response
         products = (BLOCKS * count * (prompt + response) + head) / (BLOCKS * (prompt + count * response) + head)
@@ -197,7 +204,9 @@ def parse():
     parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
     parser.add_argument("--batch", type=int, default=4, help="prompts a step")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--shapes", nargs="+", metavar="PROMPTxRESPONSExK", help="a table of these instead of cases")
+    parser.add_argument(
+        "--shapes", nargs="+", type=shape_of, metavar="PROMPTxRESPONSExK", help="a table of these instead of cases"
+    )
     parser.add_argument("--json", type=Path, help="also write every number there")
     return parser.parse_args()
 
@@ -217,11 +226,7 @@ def main():
                 sides = [shared, Trl(options, directory, False), Trl(options, directory, True)]
             else:
                 sides = [shared, Posterior(options, directory, False)]
-            results = {side.name: [] for side in sides}
-            for _ in range(options.repetitions):
-                for side in sides:
-                    results[side.name].append(side.turn(case))
-            check(results)
+            results = measure(options, sides, case)
             report(case, results)
             sys.stdout.flush()
             found[case] = results
